@@ -1,0 +1,221 @@
+package replica
+
+import (
+	"hast/extent"
+	"hast/proto"
+	"hast/proto/wire"
+)
+
+// flush is one flush under way: for the application, for the marks, or both.
+// Requests that arrive while the local disk is flushing share the next one.
+type flush struct {
+	active      bool
+	inGenQ      bool
+	acked       bool
+	received    bool
+	retire      bool // covers the closing set
+	local, peer part
+	errno       proto.Errno
+	seq         uint64
+	gen         uint64
+	apps        tagQueue
+}
+
+func (m *Primary) flushTag(i int) Tag { return Tag(len(m.reqs) + i) }
+
+// pumpFlush starts a flush if somebody wants one and no local flush is under way.
+func (m *Primary) pumpFlush() {
+	own := m.wantFlush && !m.retiring && m.open.Count() > 0
+	if m.flushWait.len() == 0 && !own || m.flushLocal > 0 {
+		return
+	}
+	for i := range m.flushes {
+		if !m.flushes[i].active {
+			m.startFlush(i)
+			return
+		}
+	}
+}
+
+func (m *Primary) startFlush(i int) {
+	f := &m.flushes[i]
+	apps := f.apps
+	*f = flush{active: true, apps: m.flushWait}
+	m.flushWait = apps
+	m.wantFlush = false
+	if m.flushFailed {
+		f.errno, f.local = proto.EIO, partFailed // rule 11: final
+		m.settleFlush(i)
+		return
+	}
+	if !m.retiring && m.open.Count() > 0 && m.established && m.local {
+		m.open, m.closing = m.closing, m.open
+		f.retire, m.retiring = true, true
+	}
+	if m.established {
+		f.peer = partPending
+		f.seq = m.nextSeq(m.flushTag(i))
+		h := wire.Header{Type: wire.TypeFlush, Seq: f.seq}
+		if m.set.Mode == proto.ModeMemsync {
+			h.Flags |= wire.FlagWantReceived
+		}
+		m.send(h, nil)
+	} else if m.dirty.Count() > 0 {
+		f.gen = m.ensureGen()
+	}
+	if m.local {
+		f.local = partPending
+		m.flushLocal++
+		m.disk(m.flushTag(i), proto.OpFlush, 0, 0, false, false)
+	} else {
+		f.local = partFailed
+	}
+	m.settleFlush(i)
+}
+
+func (m *Primary) flushedLocal(i int, errno proto.Errno) {
+	f := &m.flushes[i]
+	m.flushLocal--
+	f.local = partDone
+	if errno != proto.OK {
+		m.cnt.LocalFlushErrors++
+		f.local = partFailed
+		if m.local && !m.loseLocal("a flush failed: %s", errno) {
+			f.errno = proto.EIO
+			m.failFlush()
+		}
+	} else if !m.local {
+		f.local = partFailed
+	}
+	m.settleFlush(i)
+}
+
+// failFlush records that blocks which were acknowledged may be gone, when there
+// is no peer that has them (rule 11): every block since the last good flush is marked, and the word stays on disk.
+func (m *Primary) failFlush() {
+	m.flushFailed = true
+	m.foldEpochs()
+	m.sb.Flags |= extent.FlagFlushFailed
+	m.touch()
+	m.report(ReportLocalLost, 0, "a flush failed and no up-to-date peer is connected: writes are refused until this copy is attached anew or synced")
+}
+
+func (m *Primary) flushedPeer(i int, h *wire.Header) {
+	f := &m.flushes[i]
+	if !f.active || f.seq != h.Seq || f.peer != partPending {
+		m.hangUp("an ACK for a flush that is not under way (seq %d)", h.Seq)
+		return
+	}
+	if h.Flags&wire.FlagReceived != 0 {
+		f.received = true
+		m.settleFlush(i)
+		return
+	}
+	if h.Aux != 0 {
+		m.cnt.RemoteFlushErrors++
+		m.peerFailed("a flush failed on the peer: %s", proto.Errno(h.Aux))
+		return
+	}
+	f.peer = partDone
+	m.settleFlush(i)
+}
+
+// settleFlush acknowledges as the mode says and retires the epoch once both copies flushed.
+func (m *Primary) settleFlush(i int) {
+	f := &m.flushes[i]
+	if !f.active {
+		return
+	}
+	if !f.acked && f.local != partPending && m.flushAckable(i, f) {
+		f.acked = true
+		for f.apps.len() > 0 {
+			m.answer(f.apps.pop(), f.errno)
+		}
+	}
+	if !f.acked || f.local == partPending || f.peer == partPending {
+		return
+	}
+	if f.retire {
+		m.retiring = false
+		if f.local == partDone && f.peer == partDone {
+			m.retire()
+		}
+	}
+	f.active = false
+}
+
+func (m *Primary) flushAckable(i int, f *flush) bool {
+	switch {
+	case f.errno != proto.OK:
+		return true
+	case f.local == partFailed:
+		return f.peer == partDone && m.lostStable
+	case f.peer == partPending:
+		return m.set.Mode == proto.ModeAsync || m.set.Mode == proto.ModeMemsync && f.received
+	case f.peer == partDone:
+		return true
+	}
+	// Without the peer: the data is stable here; the peer's copy has to be disqualified first.
+	if f.apps.len() == 0 {
+		return true
+	}
+	if m.frozen&(visible|frStart) != 0 {
+		return false
+	}
+	if m.stable >= f.gen {
+		return true
+	}
+	if m.metaFail {
+		f.errno = proto.EIO
+		return true
+	}
+	if !f.inGenQ {
+		f.inGenQ = true
+		m.genQ.push(m.flushTag(i))
+	}
+	return false
+}
+
+// retire is the only place where a mark goes (rule 3): both copies flushed after these blocks' last writes.
+func (m *Primary) retire() {
+	if m.dirty.Count() > 0 {
+		for at := extent.Block(0); ; {
+			first, n := m.closing.Next(at, m.geo.PerExtent())
+			if n == 0 {
+				break
+			}
+			at = first + n
+			if m.dirty.Clear(first, n) > 0 {
+				m.pagesTouched(first, n)
+			}
+		}
+	}
+	m.closing.Reset()
+	m.sync.barren = 0
+}
+
+func (m *Primary) pagesTouched(first, n extent.Block) {
+	last := m.geo.ExtentOf(first + n - 1)
+	for e := m.geo.ExtentOf(first); e <= last; e++ {
+		m.pageMod[extent.PageOf(m.geo, e)] = true
+	}
+}
+
+// foldEpochs marks every block that is not known to be stable on both copies.
+func (m *Primary) foldEpochs() {
+	for _, set := range [2]*extent.Bitmap{m.open, m.closing} {
+		for at := extent.Block(0); ; {
+			first, n := set.Next(at, m.geo.PerExtent())
+			if n == 0 {
+				break
+			}
+			at = first + n
+			m.mark(first, n)
+		}
+		set.Reset()
+	}
+	for i := range m.flushes {
+		m.flushes[i].retire = false
+	}
+	m.retiring = false
+}
