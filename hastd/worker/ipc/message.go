@@ -16,7 +16,7 @@ type Kind string
 const (
 	// KindSetup is the first message, once: Setup, with the descriptors that FileXxx name.
 	KindSetup Kind = "setup"
-	// KindSettings replaces what may change while a worker runs: Settings.
+	// KindSettings replaces what may change while a worker runs: Settings. With Force the connection begins anew.
 	KindSettings Kind = "settings"
 	// KindConnection hands over two TCP connections after their preambles: Connection, FileData and FileControl.
 	KindConnection Kind = "connection"
@@ -26,7 +26,7 @@ const (
 	KindDevice Kind = "device"
 	// KindAsk asks for a KindState with the same ID.
 	KindAsk Kind = "ask"
-	// KindDetach ends the front-end (the device is already gone from Linux) and leaves replication running. Answered by KindDetached.
+	// KindDetach ends the front-end and leaves replication running; with clients it is refused unless Force. Answered by KindDetached.
 	KindDetach Kind = "detach"
 	// KindStop asks for an orderly end: drain, flush, clean map. Answered by KindStopped, then the worker exits.
 	KindStop Kind = "stop"
@@ -44,7 +44,7 @@ const (
 	KindState Kind = "state"
 	// KindServing: the front-end answers. Blob is what a successor has to know to take the device over.
 	KindServing Kind = "serving"
-	// KindDetached answers KindDetach.
+	// KindDetached answers KindDetach; Text, if set, says why the device is still there.
 	KindDetached Kind = "detached"
 	// KindStopped: the machine has stopped; Text says what could not be stored, if anything.
 	KindStopped Kind = "stopped"

@@ -1,0 +1,222 @@
+package hastd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"hast/hastd/worker/ipc"
+	"hast/hastd/worker/lease"
+	"hast/proto"
+)
+
+// Daemon is the parent process.
+type Daemon struct {
+	log     *slog.Logger
+	node    string
+	boot    proto.ID
+	runDir  string
+	rootDir string // the empty directory that workers are locked into
+	lockMem bool
+	fake    json.RawMessage // tests of supervision: what the fake worker is to do
+
+	// What the world offers; tests replace it.
+	openLocal func(path string) (f *os.File, held bool, err error)
+	openMeta  func(path string) (*os.File, error)
+	link      linker
+	hooks     hookRunner
+
+	events *eventLog
+
+	mu        sync.Mutex // never held while waiting
+	resources map[string]*resource
+	stopping  bool
+
+	leaseMu sync.Mutex
+	leases  map[*lease.Grant]struct{}
+
+	running sync.WaitGroup // resources' goroutines
+	beats   func()         // pets the watchdog, from the main loop
+}
+
+// hookRunner starts operators' programs; it never waits for one.
+type hookRunner interface {
+	// Fire queues an event. args are HAST's: the event's name, the resource, and what belongs to it.
+	fire(s *spec, id uint64, args []string, env map[string]string)
+}
+
+// renewLeases is the main loop's work, and nobody else's: if the loop is stuck, so is everything that a lease vouches for.
+func (d *Daemon) renewLeases() {
+	d.leaseMu.Lock()
+	defer d.leaseMu.Unlock()
+	for g := range d.leases {
+		g.Renew(leaseTime)
+	}
+}
+
+func (d *Daemon) addLease(g *lease.Grant) {
+	d.leaseMu.Lock()
+	d.leases[g] = struct{}{}
+	d.leaseMu.Unlock()
+}
+
+// dropLease revokes and frees a dead worker's lease; again is harmless.
+func (d *Daemon) dropLease(g *lease.Grant) {
+	d.leaseMu.Lock()
+	defer d.leaseMu.Unlock()
+	if _, ok := d.leases[g]; ok {
+		delete(d.leases, g)
+		g.Close()
+	}
+}
+
+// emptyRoot opens the directory that workers are locked into.
+func (d *Daemon) emptyRoot() (*os.File, error) {
+	if err := os.MkdirAll(d.rootDir, 0o555); err != nil {
+		return nil, fmt.Errorf("empty directory for workers: %w", err)
+	}
+	if err := os.Chmod(d.rootDir, 0o555); err != nil {
+		return nil, fmt.Errorf("empty directory for workers: %w", err)
+	}
+	f, err := os.Open(d.rootDir)
+	if err != nil {
+		return nil, fmt.Errorf("empty directory for workers: %w", err)
+	}
+	return f, nil
+}
+
+// event records what happened and returns its number.
+func (d *Daemon) event(r *resource, name, text string, fields map[string]string) uint64 {
+	e := event{at: time.Now(), name: name, text: text, fields: fields}
+	if r != nil {
+		e.resource = r.current().name
+	}
+	return d.events.add(e)
+}
+
+// hookEvents are HAST's events, the ones for which operators' programs run.
+var hookEvents = []string{"connect", "disconnect", "syncstart", "syncdone", "syncintr", "split-brain"}
+
+// report turns a transition of a machine into one log line, one event and, where HAST has one, one hook.
+func (d *Daemon) report(r *resource, rep *ipc.Report) {
+	s := r.current()
+	var fields map[string]string
+	if rep.Bytes != 0 {
+		fields = map[string]string{"bytes": fmt.Sprint(rep.Bytes)}
+	}
+	r.log.Log(context.Background(), reportLevel(rep.Event), rep.Text, "event", rep.Event)
+	id := d.event(r, rep.Event, rep.Text, fields)
+	if slices.Contains(hookEvents, rep.Event) {
+		d.hooks.fire(s, id, []string{rep.Event, s.name}, map[string]string{"HAST_REASON": rep.Text, "HAST_ROLE": r.roleNow().String()})
+	}
+	r.poke()
+}
+
+func reportLevel(event string) slog.Level {
+	switch event {
+	case "split-brain", "refused", "local-lost", "peer-error":
+		return slog.LevelError
+	case "disconnect", "syncintr", "frozen", "read-repair":
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}
+
+// announceRole tells the world that r's role changed: hook role RES OLD NEW.
+func (d *Daemon) announceRole(r *resource, from, to proto.Role) {
+	s := r.current()
+	r.mu.Lock()
+	why := r.why
+	r.mu.Unlock()
+	text := fmt.Sprintf("role %s, was %s", to, from)
+	if why != "" {
+		text += ": " + why
+	}
+	id := d.event(r, "role", text, map[string]string{"old": from.String(), "new": to.String()})
+	d.hooks.fire(s, id, []string{"role", s.name, from.String(), to.String()},
+		map[string]string{"HAST_OLD_ROLE": from.String(), "HAST_NEW_ROLE": to.String(), "HAST_ROLE": to.String(), "HAST_REASON": why})
+}
+
+// find returns the named resource.
+func (d *Daemon) find(name string) (*resource, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r, ok := d.resources[name]
+	return r, ok
+}
+
+// all returns the resources, sorted by name.
+func (d *Daemon) all() []*resource {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := make([]*resource, 0, len(d.resources))
+	for _, r := range d.resources {
+		list = append(list, r)
+	}
+	slices.SortFunc(list, func(a, b *resource) int { return strings.Compare(a.spec.name, b.spec.name) })
+	return list
+}
+
+// addResource makes a configured resource exist, in role init.
+func (d *Daemon) addResource(s *spec) *resource {
+	r := newResource(d, s)
+	d.mu.Lock()
+	d.resources[s.name] = r
+	d.mu.Unlock()
+	d.running.Go(r.run)
+	return r
+}
+
+// Run is the main loop: leases, the watchdog, and the daemon's end. It does
+// nothing that could wait. It returns when everything has ended after ctx is done; detach removes devices that nobody uses.
+func (d *Daemon) Run(ctx context.Context) error {
+	tick := time.NewTicker(leaseEvery)
+	defer tick.Stop()
+	stop := ctx.Done()
+	ended := make(chan error, 1)
+	for {
+		select {
+		case <-tick.C:
+			d.renewLeases()
+			d.beats()
+		case <-stop:
+			stop = nil
+			go func() { ended <- d.stopAll(false) }()
+		case err := <-ended:
+			return err
+		}
+	}
+}
+
+// stopAll ends all resources at once, each within its own bounds.
+func (d *Daemon) stopAll(detach bool) error {
+	d.mu.Lock()
+	d.stopping = true
+	d.mu.Unlock()
+	list := d.all()
+	errs := make([]error, len(list))
+	var wg sync.WaitGroup
+	for i, r := range list {
+		wg.Go(func() {
+			// One role change may be under way (its own bounds), then the stop.
+			ctx, cancel := context.WithTimeout(context.Background(), 2*stopTimeout+attachTimeout)
+			defer cancel()
+			if err := r.submit(ctx, &operation{verb: verbStop, detach: detach}); err != nil {
+				errs[i] = fmt.Errorf("%s: %w", r.current().name, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// rootFor is where the empty directory lies.
+func rootFor(runDir string) string { return filepath.Join(runDir, "empty") }

@@ -1,0 +1,174 @@
+package hastd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"hast/proto"
+)
+
+// changeRole carries out hastctl role. The old worker ends in an orderly way
+// before the new one starts: one incarnation at a time (architecture section 3).
+func (r *resource) changeRole(to proto.Role, force bool) error {
+	from := r.roleNow()
+	if from == to {
+		return nil // HAST: a no-op, without a hook
+	}
+	if from == proto.RolePrimary {
+		// The surviving device of a worker that has gone is torn down like a served one.
+		r.setPhase("removing the device")
+	}
+	if err := r.leave(force); err != nil {
+		return err
+	}
+	r.setWhy("")
+	var err error
+	switch to {
+	case proto.RoleInit:
+	case proto.RoleSecondary:
+		err = r.enterSecondary()
+	case proto.RolePrimary:
+		err = r.enterPrimary(force)
+	}
+	if err == nil {
+		r.setRole(to)
+		return nil
+	}
+	r.abandon()
+	r.setWhy(err.Error())
+	r.log.Error("role change failed", "from", from, "to", to, "reason", err)
+	if from == proto.RoleSecondary && to == proto.RolePrimary {
+		// A refused promotion leaves what was: a secondary that goes on receiving.
+		if e := r.enterSecondary(); e == nil {
+			return err
+		}
+		r.abandon()
+	}
+	r.setRole(proto.RoleInit)
+	return err
+}
+
+// leave ends the present role: the device first, which may be refused, then the worker.
+func (r *resource) leave(force bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if r.front != nil {
+		if err := r.dropFront(ctx, force); err != nil {
+			return err
+		}
+	}
+	r.promoted = false
+	r.retryAt, r.backoff = time.Time{}, 0
+	r.setPhase("stopping the worker")
+	r.stopWorker(ctx)
+	return nil
+}
+
+// stopWorker stops the present worker, if any, and waits until it is reaped. What went wrong is logged: the next
+// start finds it on disk.
+func (r *resource) stopWorker(ctx context.Context) {
+	w := r.proc()
+	if w == nil {
+		return
+	}
+	r.dials.cancel()
+	if err := w.stop(ctx); err != nil {
+		r.log.Error("worker did not stop in order", "reason", err)
+		r.d.event(r, "worker-died", err.Error(), nil)
+	}
+	r.forget(w)
+}
+
+// abandon ends whatever a failed change of role has started.
+func (r *resource) abandon() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if r.front != nil {
+		if err := r.dropFront(ctx, true); err != nil {
+			r.log.Error("the device could not be removed", "reason", err)
+		}
+	}
+	r.promoted = false
+	r.stopWorker(ctx)
+}
+
+func (r *resource) enterSecondary() error {
+	r.setPhase("starting the worker")
+	_, err := r.spawn(proto.RoleSecondary, false)
+	return err
+}
+
+// enterPrimary promotes. Its steps:
+//
+//	1 start     a worker without a device
+//	2 ask       the peer, by a complete handshake or its parent's refusal (docs/design/0001 section 4)
+//	3 device    the front-end, then its name below /dev/hast
+func (r *resource) enterPrimary(force bool) error {
+	r.setPhase("starting the worker")
+	w, err := r.spawn(proto.RolePrimary, false)
+	if err != nil {
+		return err
+	}
+	r.setPhase("asking the peer")
+	if err := r.promote(w, force); err != nil {
+		return err
+	}
+	r.promoted = true
+	r.setPhase("making the device")
+	ctx, cancel := context.WithTimeout(context.Background(), attachTimeout)
+	defer cancel()
+	if r.front == nil {
+		if r.front, err = r.d.newFront(r.current()); err != nil {
+			return err
+		}
+	}
+	return r.serve(ctx, w)
+}
+
+// promote waits until the machine says that it may serve. It permits the machine to go on without its peer where the
+// rules of promotion do (rule 8), and refuses otherwise.
+func (r *resource) promote(w *workerProc, force bool) error {
+	s := r.current()
+	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
+	defer cancel()
+	began, permitted := time.Now(), false
+	wake := time.AfterFunc(forcePatience, r.poke)
+	defer wake.Stop()
+	err := r.await(ctx, w, func() (bool, error) {
+		st, _ := w.snapshot()
+		switch st.Link {
+		case "refused", "split-brain":
+			if !st.Promoted && !(force && !permitted) {
+				return false, errors.New(st.Why)
+			}
+		}
+		if st.Promoted {
+			return true, nil
+		}
+		out := r.dials.outcome()
+		ask := out.kind == dialNotPrimary ||
+			force && (out.kind == dialSilent || out.kind == dialRefused || st.Link == "refused" || st.Link == "split-brain" || time.Since(began) >= forcePatience)
+		if !permitted && !s.alone() && ask {
+			permitted = true
+			return false, w.permit(force)
+		}
+		return false, nil
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return r.silence(s)
+	}
+	return err
+}
+
+// silence explains why nothing was heard within the timeout.
+func (r *resource) silence(s *spec) error {
+	out := r.dials.outcome()
+	text := out.text
+	if text == "" {
+		text = "no answer"
+	}
+	return fmt.Errorf("peer %s (%s) did not agree within %v: %s. Start hastd there, or, if that node is certainly not primary, hastctl role primary --force %s",
+		s.peer, s.remote, s.timeout, text, s.name)
+}
