@@ -161,7 +161,7 @@ func (m *Primary) Step(now Time, ev *Event, out *Effects) {
 // pump does what became possible: room in the map, flushes, the sync, the next metadata transaction.
 func (m *Primary) pump() {
 	if m.roomQ.len() > 0 {
-		m.evict(max(m.hot.Cap()/8, m.maxSpan), 0)
+		m.evict(max(int(m.sb.HotExtents)/8, m.maxSpan), 0)
 	}
 	if m.open.Count() >= flushLimit {
 		m.wantFlush = true
@@ -452,7 +452,7 @@ func (m *Primary) pumpStop() {
 			return
 		}
 		if m.hot.Len() > 0 {
-			m.evict(m.hot.Cap(), 0)
+			m.evict(int(m.sb.HotExtents), 0)
 		}
 		if m.hot.Drops() || m.hot.Dirty() {
 			return
