@@ -1,6 +1,10 @@
 package extent
 
-import "hast/proto"
+import (
+	"fmt"
+
+	"hast/proto"
+)
 
 // Block numbers a 4 KiB block of the data area, Extent a larger unit of it.
 type (
@@ -54,4 +58,38 @@ func (g Geometry) Covered(off proto.Offset, n proto.Length) (first, count Block)
 		return first, 0
 	}
 	return first, end - first
+}
+
+// Limits of a geometry, in bytes: a page of the dirty bitmap describes at least
+// one whole extent, and always something like a hundred MiB.
+const (
+	MinExtent = 64 << 10
+	MaxExtent = 64 << 20
+)
+
+// maxExtents keeps extent numbers below 2^32-1, which marks an unused entry of
+// the activity map on disk. At 2 MiB this is 8 PiB.
+const maxExtents = 1<<32 - 1
+
+// Validate reports what is wrong with g, for people; it may come from a disk, a peer or an operator.
+func (g Geometry) Validate() error {
+	switch {
+	case g.ExtentSize < MinExtent || g.ExtentSize > MaxExtent || g.ExtentSize&(g.ExtentSize-1) != 0:
+		return fmt.Errorf("extent size %d: want a power of two from %d to %d", g.ExtentSize, MinExtent, MaxExtent)
+	case g.Logical != 512 && g.Logical != 4096:
+		return fmt.Errorf("logical block size %d: want 512 or 4096", g.Logical)
+	case g.DataSize == 0 || g.DataSize%proto.BlockSize != 0 || g.DataSize > 1<<62:
+		return fmt.Errorf("data size %d: want a multiple of %d", g.DataSize, proto.BlockSize)
+	case (uint64(g.DataSize)-1)/uint64(g.ExtentSize) >= maxExtents:
+		return fmt.Errorf("data size %d has more than 2^32-1 extents of %d bytes: choose larger extents", g.DataSize, g.ExtentSize)
+	}
+	return nil
+}
+
+// Check is Validate, and the same for a number of hot extents.
+func (g Geometry) Check(hot int) error {
+	if hot < MinHot || hot > MaxHot {
+		return fmt.Errorf("%d hot extents: want %d to %d", hot, MinHot, MaxHot)
+	}
+	return g.Validate()
 }
