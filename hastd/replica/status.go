@@ -62,6 +62,7 @@ type Status struct {
 	SyncStarted Time
 	LocalLost   bool
 	Forced      bool   // promoted with --force in this generation
+	Promoted    bool   // primary: may serve; the parent creates the device when this becomes true
 	PeerFailed  string // why the peer's copy was disqualified last, if it failed
 	HotExtents  int
 	InFlight    int
