@@ -112,6 +112,9 @@ func (d *Daemon) report(r *resource, rep *ipc.Report) {
 	if rep.Bytes != 0 {
 		fields = map[string]string{"bytes": fmt.Sprint(rep.Bytes)}
 	}
+	if rep.Event == "connect" {
+		r.dials.agreed()
+	}
 	r.log.Log(context.Background(), reportLevel(rep.Event), rep.Text, "event", rep.Event)
 	id := d.event(r, rep.Event, rep.Text, fields)
 	if slices.Contains(hookEvents, rep.Event) {

@@ -40,7 +40,10 @@ type dialer struct {
 	mu   sync.Mutex
 	last dialOutcome
 	stop context.CancelFunc // of the attempt series under way
-	wg   sync.WaitGroup
+	// pause is how long the next series waits first: connections that are made
+	// and then refused (split brain, different keys) must not be made again at once, for ever.
+	pause time.Duration
+	wg    sync.WaitGroup
 }
 
 // linker dials: two connections with one token, preambles exchanged, ready to be passed on.
@@ -69,10 +72,15 @@ func (l *dialer) want(w *workerProc, why string) {
 		l.stop()
 	}
 	l.stop, l.last = cancel, dialOutcome{}
+	first := l.pause
+	l.pause = min(max(dialFirst, 2*l.pause), dialMost)
 	l.wg.Add(1)
 	l.mu.Unlock()
-	go l.series(ctx, cancel, w)
+	go l.series(ctx, cancel, w, first)
 }
+
+// agreed notes that a handshake was completed: the next loss is answered at once.
+func (l *dialer) agreed() { l.mu.Lock(); l.pause = 0; l.mu.Unlock() }
 
 // cancel ends the series under way and forgets its outcome.
 func (l *dialer) cancel() {
@@ -81,17 +89,22 @@ func (l *dialer) cancel() {
 		l.stop()
 		l.stop = nil
 	}
-	l.last = dialOutcome{}
+	l.last, l.pause = dialOutcome{}, 0
 	l.mu.Unlock()
 }
 
 // close ends everything and waits for it.
 func (l *dialer) close() { l.cancel(); l.wg.Wait() }
 
-func (l *dialer) series(ctx context.Context, cancel context.CancelFunc, w *workerProc) {
+func (l *dialer) series(ctx context.Context, cancel context.CancelFunc, w *workerProc, first time.Duration) {
 	defer l.wg.Done()
 	defer cancel()
 	var told dialOutcome
+	select {
+	case <-time.After(first):
+	case <-ctx.Done():
+	case <-w.done:
+	}
 	for pause := dialFirst; ; pause = min(2*pause, dialMost) {
 		out := l.attempt(ctx, w)
 		if ctx.Err() != nil || w.gone() {

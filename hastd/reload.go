@@ -32,10 +32,9 @@ func (r *resource) applySpec(s *spec, how impact) error {
 // applyRestart ends the role, changes what can't change under a worker, and
 // takes the role up again. A device in use refuses it, and the old settings stay.
 func (r *resource) applyRestart(s *spec, role proto.Role) error {
-	if err := r.leave(false); err != nil {
+	if err := r.changeRole(proto.RoleInit, false); err != nil {
 		return fmt.Errorf("resource %s keeps its old settings: %w", s.name, err)
 	}
-	r.setRole(proto.RoleInit)
 	r.mu.Lock()
 	r.spec = s
 	r.mu.Unlock()

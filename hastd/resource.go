@@ -131,9 +131,7 @@ func (r *resource) run() {
 	for {
 		var retry <-chan time.Time
 		if !r.retryAt.IsZero() {
-			t := time.NewTimer(time.Until(r.retryAt))
-			retry = t.C
-			defer t.Stop()
+			retry = time.After(time.Until(r.retryAt))
 		}
 		select {
 		case op := <-r.ops:

@@ -16,13 +16,16 @@ func (r *resource) changeRole(to proto.Role, force bool) error {
 	if from == to {
 		return nil // HAST: a no-op, without a hook
 	}
-	if from == proto.RolePrimary {
-		// The surviving device of a worker that has gone is torn down like a served one.
+	// A device that survived its worker, in use, goes with any role but primary, which takes it up again.
+	if r.front != nil && to != proto.RolePrimary {
 		r.setPhase("removing the device")
+		ctx, cancel := context.WithTimeout(context.Background(), detachTimeout)
+		defer cancel()
+		if err := r.dropFront(ctx, force); err != nil {
+			return err
+		}
 	}
-	if err := r.leave(force); err != nil {
-		return err
-	}
+	r.leave()
 	r.setWhy("")
 	var err error
 	switch to {
@@ -50,20 +53,14 @@ func (r *resource) changeRole(to proto.Role, force bool) error {
 	return err
 }
 
-// leave ends the present role: the device first, which may be refused, then the worker.
-func (r *resource) leave(force bool) error {
+// leave ends the present role; its device is gone already.
+func (r *resource) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	if r.front != nil {
-		if err := r.dropFront(ctx, force); err != nil {
-			return err
-		}
-	}
 	r.promoted = false
 	r.retryAt, r.backoff = time.Time{}, 0
 	r.setPhase("stopping the worker")
 	r.stopWorker(ctx)
-	return nil
 }
 
 // stopWorker stops the present worker, if any, and waits until it is reaped. What went wrong is logged: the next
