@@ -88,11 +88,14 @@ func (e *Encoder) sum(h *Header, s Checksum, body []byte, prefix *[PrefixSize]by
 
 // compress returns the LZ4 block of src in scratch, or nil where it does not pay.
 func (e *Encoder) compress(src, scratch []byte) []byte {
-	if e.lz == nil || len(src) < MinCompress || len(scratch) < ScratchSize(len(src)) {
+	if e.lz == nil || len(src) < MinCompress {
 		return nil
 	}
 	if e.skip > 0 {
 		e.skip--
+		return nil
+	}
+	if len(scratch) < ScratchSize(len(src)) {
 		return nil
 	}
 	// A destination that is too short is reported as an error and means the same as "incompressible".
