@@ -16,6 +16,7 @@ import (
 	"hast/hastd/worker/ipc"
 	"hast/hastd/worker/lease"
 	"hast/proto"
+	"hast/proto/ctl"
 )
 
 // Daemon is the parent process.
@@ -49,8 +50,10 @@ type Daemon struct {
 
 // hookRunner starts operators' programs; it never waits for one.
 type hookRunner interface {
-	// Fire queues an event. args are HAST's: the event's name, the resource, and what belongs to it.
+	// fire queues an event. args are HAST's: the event's name, the resource, and what belongs to it.
 	fire(s *spec, id uint64, args []string, env map[string]string)
+	// running tells what runs for s at this moment, nil if nothing does.
+	running(s *spec) *ctl.HookStatus
 }
 
 // renewLeases is the main loop's work, and nobody else's: if the loop is stuck, so is everything that a lease vouches for.

@@ -17,6 +17,7 @@ import (
 	"hast/hastd/worker/ipc"
 	"hast/hastd/worker/lease"
 	"hast/proto"
+	"hast/proto/ctl"
 )
 
 // The test binary is its own worker: TestMain becomes a fake one when it is started like one.
@@ -129,6 +130,8 @@ func (h *recorder) fire(_ *spec, _ uint64, args []string, _ map[string]string) {
 	h.seen = append(h.seen, strings.Join(args, " "))
 	h.mu.Unlock()
 }
+
+func (h *recorder) running(*spec) *ctl.HookStatus { return nil }
 
 func (h *recorder) list() []string {
 	h.mu.Lock()
