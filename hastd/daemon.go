@@ -35,11 +35,15 @@ type Daemon struct {
 	link      linker
 	hooks     hookRunner
 
+	reload func(context.Context) error
+
 	events *eventLog
 
 	mu        sync.Mutex // never held while waiting
+	about     ctl.Daemon
 	resources map[string]*resource
 	stopping  bool
+	ended     chan struct{} // closed when all resources have ended: Run returns
 
 	leaseMu sync.Mutex
 	leases  map[*lease.Grant]struct{}
@@ -182,12 +186,11 @@ func (d *Daemon) addResource(s *spec) *resource {
 }
 
 // Run is the main loop: leases, the watchdog, and the daemon's end. It does
-// nothing that could wait. It returns when everything has ended after ctx is done; detach removes devices that nobody uses.
-func (d *Daemon) Run(ctx context.Context) error {
+// nothing that could wait. It returns when every resource has ended, after ctx is done or Stop was asked for.
+func (d *Daemon) Run(ctx context.Context) {
 	tick := time.NewTicker(leaseEvery)
 	defer tick.Stop()
 	stop := ctx.Done()
-	ended := make(chan error, 1)
 	for {
 		select {
 		case <-tick.C:
@@ -195,27 +198,51 @@ func (d *Daemon) Run(ctx context.Context) error {
 			d.beats()
 		case <-stop:
 			stop = nil
-			go func() { ended <- d.stopAll(false) }()
-		case err := <-ended:
-			return err
+			go func() {
+				if err := d.end(false); err != nil {
+					d.log.Error("not everything ended in order", "err", err)
+				}
+			}()
+		case <-d.ended:
+			return
 		}
 	}
 }
 
-// stopAll ends all resources at once, each within its own bounds.
-func (d *Daemon) stopAll(detach bool) error {
+// end stops all resources at once, each within its own bounds. A stop that was
+// asked to detach and could not is refused: the daemon goes on, with the resources that are still in use.
+func (d *Daemon) end(detach bool) error {
 	d.mu.Lock()
+	again := d.stopping
 	d.stopping = true
 	d.mu.Unlock()
+	if again {
+		return errors.New("the daemon is stopping already")
+	}
+	if detach {
+		if err := d.eachResource(verbDetach); err != nil {
+			d.mu.Lock()
+			d.stopping = false
+			d.mu.Unlock()
+			return err
+		}
+	}
+	err := d.eachResource(verbStop)
+	close(d.ended)
+	return err
+}
+
+// eachResource lets all resources do the same at once and joins what went wrong.
+func (d *Daemon) eachResource(v verb) error {
 	list := d.all()
 	errs := make([]error, len(list))
 	var wg sync.WaitGroup
 	for i, r := range list {
 		wg.Go(func() {
-			// One role change may be under way (its own bounds), then the stop.
+			// One role change may be under way (its own bounds), then ours.
 			ctx, cancel := context.WithTimeout(context.Background(), 2*stopTimeout+attachTimeout)
 			defer cancel()
-			if err := r.submit(ctx, &operation{verb: verbStop, detach: detach}); err != nil {
+			if err := r.submit(ctx, &operation{verb: v}); err != nil {
 				errs[i] = fmt.Errorf("%s: %w", r.current().name, err)
 			}
 		})

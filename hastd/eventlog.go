@@ -74,3 +74,10 @@ func (l *eventLog) subscribe(since uint64) (old []event, ch chan event, cancel f
 		}
 	}
 }
+
+// last returns the number of the newest event, 0 before the first.
+func (l *eventLog) last() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.next - 1
+}

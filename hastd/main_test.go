@@ -183,7 +183,7 @@ func newFixture(t *testing.T, f fake) *fixture {
 		runDir: dir, rootDir: rootFor(dir), fake: raw,
 		openLocal: lockedFile, openMeta: os.Open,
 		link: fx.links, hooks: fx.hooks, events: newEventLog(),
-		resources: map[string]*resource{}, leases: map[*lease.Grant]struct{}{}, beats: func() {},
+		resources: map[string]*resource{}, leases: map[*lease.Grant]struct{}{}, beats: func() {}, ended: make(chan struct{}),
 	}
 	fx.Daemon = d
 	ctx, cancel := context.WithCancel(context.Background())

@@ -44,7 +44,6 @@ type operation struct {
 	verb   verb
 	role   proto.Role
 	force  bool
-	detach bool
 	spec   *spec
 	impact impact
 	result chan error
@@ -55,7 +54,8 @@ type verb uint8
 const (
 	verbRole verb = iota + 1
 	verbReload
-	verbStop // the daemon ends, or the resource left the configuration
+	verbStop   // the daemon ends, or the resource left the configuration
+	verbDetach // the device goes, used or not
 )
 
 // maxOps bounds the requests that wait for their turn at one resource; more are refused as busy.
@@ -155,9 +155,10 @@ func (r *resource) perform(op *operation) error {
 		return r.changeRole(op.role, op.force)
 	case verbReload:
 		return r.applySpec(op.spec, op.impact)
-	default:
-		return r.shutdown(op.detach)
+	case verbDetach:
+		return r.detach()
 	}
+	return r.shutdown()
 }
 
 // inspect finds out whether the worker has died.

@@ -1,6 +1,10 @@
 package hastd
 
-import "context"
+import (
+	"context"
+
+	"hast/proto"
+)
 
 // impact is how much of a resource a new configuration touches; larger includes smaller.
 type impact uint8
@@ -14,13 +18,12 @@ const (
 
 // shutdown ends the resource for good: the daemon stops or the resource left
 // the configuration. A device in use stays held and frozen (architecture section 3); any other is removed.
-func (r *resource) shutdown(detach bool) error {
+func (r *resource) shutdown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	r.setPhase("stopping")
-	var busy error
 	if r.front != nil {
-		if busy = r.dropFront(ctx, detach); busy != nil {
+		if busy := r.dropFront(ctx, false); busy != nil {
 			r.log.Warn("the device stays, frozen, until hastd runs again: it is in use", "reason", busy)
 		}
 	}
@@ -30,8 +33,8 @@ func (r *resource) shutdown(detach bool) error {
 		r.front = nil
 	}
 	r.dials.close()
-	if detach {
-		return busy
-	}
 	return nil
 }
+
+// detach removes the device by all means (hastctl stop --detach), and with it the role.
+func (r *resource) detach() error { return r.changeRole(proto.RoleInit, true) }
