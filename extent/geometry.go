@@ -14,9 +14,9 @@ type (
 
 // Geometry is the division of a data area; fixed at create, equal on both nodes.
 type Geometry struct {
-	DataSize   proto.Offset // bytes, a multiple of proto.BlockSize
-	ExtentSize uint32       // bytes, a power of two, 64 KiB ... 64 MiB
-	Logical    uint32       // logical block size: 512 or 4096
+	DataSize   proto.Offset `json:"data_size"`   // bytes, a multiple of proto.BlockSize
+	ExtentSize uint32       `json:"extent_size"` // bytes, a power of two, 64 KiB ... 64 MiB
+	Logical    uint32       `json:"logical"`     // logical block size: 512 or 4096
 }
 
 // Blocks returns the number of 4 KiB blocks.

@@ -22,7 +22,7 @@ const (
 	pgNumber = 24 // u64
 	pgFirst  = 32 // u32, first extent
 	pgCount  = 36 // u32, extents in this page
-	pgNever  = 40 // never-written bits, padded to 8 bytes, then dirty bits
+	pgNever  = 40 // never-written bits of as many extents as a page can have, padded to 8 bytes; then dirty bits
 	pgRoom   = PageSize - pgNever
 
 	pageMagic = 0x47504148 // "HAPG"
@@ -40,6 +40,9 @@ func pageExtents(g Geometry) int {
 
 // neverBytes returns the size of the never-written bits of n extents.
 func neverBytes(n int) int { return (n + 63) / 64 * 8 }
+
+// bitsAt returns where the dirty bits begin, in every page of g.
+func bitsAt(g Geometry) int { return pgNever + neverBytes(pageExtents(g)) }
 
 // PageCount returns the number of pages for g.
 func PageCount(g Geometry) int {
@@ -83,7 +86,7 @@ func EncodePage(dst []byte, page int, uuid proto.ID, g Geometry, dirty *Bitmap, 
 	}
 	first, n := pageBlocks(g, page)
 	if dirty.Any(first, n) {
-		putBits(dst[pgNever+neverBytes(ne):], dirty, first, n)
+		putBits(dst[bitsAt(g):], dirty, first, n)
 	}
 	le.PutUint32(dst[pgCRC:], pageCRC(dst))
 }
@@ -107,11 +110,11 @@ func putBits(dst []byte, dirty *Bitmap, first, n Block) {
 // were, and the caller calls MarkPage (rule 3).
 func DecodePage(src []byte, page int, uuid proto.ID, g Geometry, dirty *Bitmap, never *Extents) error {
 	fe, ne := PageExtents(g, page)
-	if err := checkPage(src, page, uuid, fe, ne); err != nil {
+	if err := checkPage(src, page, uuid, g); err != nil {
 		return fmt.Errorf("bitmap page %d: %w", page, err)
 	}
 	first, n := pageBlocks(g, page)
-	body := src[pgNever+neverBytes(ne) : PageSize]
+	body := src[bitsAt(g):PageSize]
 	for i := n; i < Block(len(body))*8; i++ {
 		if body[i/8]>>(i%8)&1 != 0 {
 			return fmt.Errorf("bitmap page %d: %w: a bit behind the last block", page, ErrCorrupt)
@@ -133,7 +136,8 @@ func DecodePage(src []byte, page int, uuid proto.ID, g Geometry, dirty *Bitmap, 
 	return nil
 }
 
-func checkPage(src []byte, page int, uuid proto.ID, fe Extent, ne int) error {
+func checkPage(src []byte, page int, uuid proto.ID, g Geometry) error {
+	fe, ne := PageExtents(g, page)
 	le := binary.LittleEndian
 	switch {
 	case len(src) != PageSize:
@@ -150,7 +154,7 @@ func checkPage(src []byte, page int, uuid proto.ID, fe Extent, ne int) error {
 		return fmt.Errorf("%w: %d extents from %d instead of %d from %d", ErrCorrupt,
 			le.Uint32(src[pgCount:]), le.Uint32(src[pgFirst:]), ne, fe)
 	}
-	for i := ne; i < neverBytes(ne)*8; i++ {
+	for i := ne; i < (bitsAt(g)-pgNever)*8; i++ {
 		if src[pgNever+i/8]>>(i%8)&1 != 0 {
 			return fmt.Errorf("%w: a bit behind the last extent", ErrCorrupt)
 		}

@@ -3,7 +3,6 @@ package extent
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -118,8 +117,8 @@ type Superblock struct {
 	Epoch      proto.Epoch          `json:"epoch"`
 	SyncID     proto.ID             `json:"sync_id"` // unfinished sync session; zero: none
 	SyncRole   uint8                `json:"sync_role"`
-	BootID     proto.ID             `json:"boot_id"` // the kernel's boot id at promotion
-	Mode       proto.Mode           `json:"mode"`    // at promotion or its last change; 0 before
+	BootID     proto.ID             `json:"boot_id"`        // the kernel's boot id at promotion
+	Mode       proto.Mode           `json:"mode,omitempty"` // at promotion or its last change; 0 before
 	HeadTail   Digest               `json:"head_tail"`
 	Forced     int64                `json:"forced"` // unix time of the last forced promotion; 0: none
 
@@ -261,7 +260,7 @@ func (s *Superblock) decode(src []byte) {
 
 // validate checks what a valid checksum does not: that this version can have written it.
 func (s *Superblock) validate(src []byte) error {
-	if err := s.Geometry.Validate(); err != nil {
+	if err := s.Geometry.Check(int(s.HotExtents)); err != nil {
 		return err
 	}
 	switch {
@@ -271,8 +270,6 @@ func (s *Superblock) validate(src []byte) error {
 		return fmt.Errorf("sequence %d", s.Sequence)
 	case s.Name == "" || strings.ContainsRune(s.Name, 0):
 		return fmt.Errorf("resource name %q", s.Name)
-	case s.HotExtents < MinHot || s.HotExtents > MaxHot:
-		return fmt.Errorf("activity map of %d extents: must be %d to %d", s.HotExtents, MinHot, MaxHot)
 	case s.Flags >= flagsEnd:
 		return fmt.Errorf("unknown flags %#x", uint32(s.Flags&^(flagsEnd-1)))
 	case !s.Data.Valid():
@@ -386,23 +383,6 @@ func (s *Superblock) String() string {
 		line("doubt", s.Doubt)
 	}
 	return b.String()
-}
-
-// MarshalJSON writes the fields under the names of their tags; a mode that is not set is left out.
-func (s Superblock) MarshalJSON() ([]byte, error) {
-	type plain Superblock
-	mode := ""
-	if s.Mode.Valid() {
-		mode = s.Mode.String()
-	}
-	return json.Marshal(struct {
-		plain
-		DataSize   proto.Offset `json:"data_size"`
-		ExtentSize uint32       `json:"extent_size"`
-		Logical    uint32       `json:"logical"`
-		Geometry   *struct{}    `json:"Geometry,omitempty"`
-		Mode       string       `json:"mode,omitempty"`
-	}{plain: plain(s), DataSize: s.DataSize, ExtentSize: s.ExtentSize, Logical: s.Logical, Mode: mode})
 }
 
 func stamp(unix int64) string {
