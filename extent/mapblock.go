@@ -41,7 +41,7 @@ func EncodeMap(dst []byte, uuid proto.ID, seq uint64, list []Extent) {
 	if len(dst)%4096 != 0 || sectors < 1 || sectors > maxSector || len(list) > sectors*msPer {
 		panic(fmt.Sprintf("extent: %d extents in a map slot of %d bytes", len(list), len(dst)))
 	}
-	le := binary.LittleEndian
+	le, seed := binary.LittleEndian, idCRC(uuid)
 	for i := range sectors {
 		s := dst[i*msSector : (i+1)*msSector]
 		le.PutUint16(s[msMagic:], mapMagic)
@@ -55,14 +55,23 @@ func EncodeMap(dst []byte, uuid proto.ID, seq uint64, list []Extent) {
 				le.PutUint32(s[at:], noExtent)
 			}
 		}
-		le.PutUint32(s[msCRC:], sectorCRC(s, &uuid))
+		le.PutUint32(s[msCRC:], sectorCRC(s, seed))
 	}
 }
 
-func sectorCRC(s []byte, uuid *proto.ID) uint32 {
-	crc := crc32.Update(0, castagnoli, uuid[:])
-	crc = crc32.Update(crc, castagnoli, s[:msCRC])
+// sectorCRC returns the checksum of a sector; seed is idCRC.
+func sectorCRC(s []byte, seed uint32) uint32 {
+	crc := crc32.Update(seed, castagnoli, s[:msCRC])
 	return crc32.Update(crc, castagnoli, s[msSeq:msSector])
+}
+
+// idCRC returns the checksum of an id, on which sectorCRC builds. crc32.Update would move the id to the heap.
+func idCRC(id proto.ID) uint32 {
+	crc := ^uint32(0)
+	for _, b := range id {
+		crc = castagnoli[byte(crc)^b] ^ crc>>8
+	}
+	return ^crc
 }
 
 // MapSlotOf returns the slot of the ring into which transaction seq goes.
@@ -92,7 +101,7 @@ func DecodeMapRing(slots [][]byte, uuid proto.ID, g Geometry, capacity int) (lis
 	states := make([]slotState, len(slots))
 	winner, highest := -1, uint64(0)
 	for i, slot := range slots {
-		states[i] = readSlot(slot, &uuid, g, capacity)
+		states[i] = readSlot(slot, idCRC(uuid), g, capacity)
 		s := &states[i]
 		highest = max(highest, s.newest)
 		if s.complete() && (winner < 0 || s.newest > states[winner].newest) {
@@ -129,14 +138,12 @@ func doubts(slots [][]byte, states []slotState, winner int) error {
 		case i == winner:
 		case s.complete() && s.newest == w.newest && !slices.Equal(slots[i], slots[winner]):
 			return fmt.Errorf("activity map: slots %d and %d differ and have the same sequence: every extent counts as active", i, winner)
-		case s.complete():
+		case s.damage == nil:
+			// Older, or torn: the slot of the last success is never the next to be written (NextMapSeq).
 		case s.valid && s.oldest < w.newest:
-			// Torn or damaged, but a transaction newer than the winner's never covered all of it.
-		case s.damage != nil:
-			return fmt.Errorf("activity map: slot %d: %w: every extent counts as active", i, s.damage)
+			// A transaction newer than the winner's never covered all of this slot.
 		default:
-			return fmt.Errorf("activity map: slot %d is torn between transactions %d and %d, but the newest complete one is %d: every extent counts as active",
-				i, s.oldest, s.newest, w.newest)
+			return fmt.Errorf("activity map: slot %d: %w: every extent counts as active", i, s.damage)
 		}
 	}
 	return nil
@@ -152,7 +159,7 @@ type slotState struct {
 
 func (s *slotState) complete() bool { return s.damage == nil && s.valid && s.oldest == s.newest }
 
-func readSlot(slot []byte, uuid *proto.ID, g Geometry, capacity int) (s slotState) {
+func readSlot(slot []byte, seed uint32, g Geometry, capacity int) (s slotState) {
 	if len(slot) != MapSlotSize(capacity) {
 		s.damage = fmt.Errorf("%w: %d bytes instead of %d", ErrCorrupt, len(slot), MapSlotSize(capacity))
 		return s
@@ -160,7 +167,7 @@ func readSlot(slot []byte, uuid *proto.ID, g Geometry, capacity int) (s slotStat
 	sectors := len(slot) / msSector
 	for i := range sectors {
 		sector := slot[i*msSector : (i+1)*msSector]
-		seq, err := checkSector(sector, uuid, i, sectors)
+		seq, err := checkSector(sector, seed, i, sectors)
 		if err != nil {
 			if s.damage == nil {
 				s.damage = fmt.Errorf("%w: sector %d: %w", ErrCorrupt, i, err)
@@ -178,12 +185,12 @@ func readSlot(slot []byte, uuid *proto.ID, g Geometry, capacity int) (s slotStat
 	return s
 }
 
-func checkSector(s []byte, uuid *proto.ID, index, count int) (seq uint64, err error) {
+func checkSector(s []byte, seed uint32, index, count int) (seq uint64, err error) {
 	le := binary.LittleEndian
 	switch {
 	case le.Uint16(s[msMagic:]) != mapMagic:
 		return 0, errors.New("no magic")
-	case le.Uint32(s[msCRC:]) != sectorCRC(s, uuid):
+	case le.Uint32(s[msCRC:]) != sectorCRC(s, seed):
 		return 0, errors.New("wrong checksum, or left by an earlier create")
 	case int(s[msIndex]) != index || int(s[msCount]) != count:
 		return 0, fmt.Errorf("it is sector %d of %d instead of %d of %d", s[msIndex], s[msCount], index, count)
