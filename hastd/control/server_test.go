@@ -24,6 +24,7 @@ import (
 var _ = ctl.Counters(replica.Counters{})
 
 func TestStatusNames(t *testing.T) {
+	t.Parallel()
 	c, _ := serve(t, newFake("a", "b"))
 	for _, q := range [][]string{nil, {"all"}} {
 		r, err := c.Status(t.Context(), q...)
@@ -42,6 +43,7 @@ func TestStatusNames(t *testing.T) {
 
 // Rule 14: what is stuck is marked, and costs the others nothing.
 func TestStuckWorker(t *testing.T) {
+	t.Parallel()
 	f := newFake("dead", "ok", "stuck")
 	defer close(f.release)
 	c, _ := serve(t, f)
@@ -81,6 +83,7 @@ func TestStuckWorker(t *testing.T) {
 }
 
 func TestNeverAnswered(t *testing.T) {
+	t.Parallel()
 	f := newFake("dead")
 	f.dead["dead"] = true
 	defer close(f.release)
@@ -92,6 +95,7 @@ func TestNeverAnswered(t *testing.T) {
 }
 
 func TestSilentClients(t *testing.T) {
+	t.Parallel()
 	c, path := serve(t, newFake("a"))
 	for i := range 100 {
 		n, err := net.Dial("unix", path)
@@ -110,6 +114,7 @@ func TestSilentClients(t *testing.T) {
 }
 
 func TestTooManyConnections(t *testing.T) {
+	t.Parallel()
 	f := newFake("a")
 	_, path := serve(t, f)
 	for range maxConns {
@@ -149,6 +154,7 @@ func post(path, body string) string {
 }
 
 func TestGarbage(t *testing.T) {
+	t.Parallel()
 	c, path := serve(t, newFake("a"))
 	big := `{"role":"primary","names":["` + strings.Repeat("x", ctl.MaxBody) + `"]}`
 	for _, tc := range []struct{ send, want string }{
@@ -196,6 +202,7 @@ func FuzzRequest(f *testing.F) {
 }
 
 func TestStrangers(t *testing.T) {
+	t.Parallel()
 	c, _ := serve(t, newFake("a"), func(s *Server) {
 		s.peer = func(net.Conn) (uint32, error) { return 4242, nil }
 	})
@@ -214,6 +221,7 @@ func TestStrangers(t *testing.T) {
 }
 
 func TestPeerUID(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := Listen(path)
 	if err != nil {
@@ -243,6 +251,7 @@ func TestPeerUID(t *testing.T) {
 
 // A second Listen takes the name over; the first one's end leaves it alone.
 func TestListenReplaces(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "s")
 	a, err := Listen(path)
 	if err != nil {
@@ -263,6 +272,7 @@ func TestListenReplaces(t *testing.T) {
 }
 
 func TestRole(t *testing.T) {
+	t.Parallel()
 	f := newFake("a", "b")
 	c, _ := serve(t, f)
 	r, err := c.SetRole(t.Context(), ctl.RoleRequest{Names: []string{"a", "zz"}, Role: proto.RolePrimary})
@@ -290,6 +300,7 @@ func TestRole(t *testing.T) {
 
 // A change that takes long doesn't hold the client up longer than it wants, and goes on.
 func TestSlowRole(t *testing.T) {
+	t.Parallel()
 	f := newFake("a")
 	f.gate = make(chan struct{})
 	c, _ := serve(t, f)
@@ -311,6 +322,7 @@ func TestSlowRole(t *testing.T) {
 }
 
 func TestManyOperations(t *testing.T) {
+	t.Parallel()
 	f := newFake("a")
 	kids := new(sync.WaitGroup)
 	ops := newOperations(context.Background(), f, kids)
@@ -334,6 +346,7 @@ func TestManyOperations(t *testing.T) {
 
 // The daemon's end is the good end of a stop, whether or not its answer came through.
 func TestStop(t *testing.T) {
+	t.Parallel()
 	f := newFake("a")
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := Listen(path)
@@ -373,6 +386,7 @@ func TestStop(t *testing.T) {
 }
 
 func TestBackendThatHangsDoesNotKeepTheServer(t *testing.T) {
+	t.Parallel()
 	f := newFake("dead")
 	f.dead["dead"] = true
 	path := filepath.Join(t.TempDir(), "s")
@@ -414,6 +428,7 @@ func collect(t *testing.T, c *ctl.Client, since *uint64, n int) (got []string) {
 }
 
 func TestEvents(t *testing.T) {
+	t.Parallel()
 	f := newFake("a")
 	c, _ := serve(t, f)
 	for _, name := range []string{"one", "two", "three"} {
@@ -459,6 +474,7 @@ func (f *fake) awaitReader(int) {
 }
 
 func TestEventGap(t *testing.T) {
+	t.Parallel()
 	f := newFake("a")
 	c, _ := serve(t, f)
 	for range 5 {
@@ -477,6 +493,7 @@ func TestEventGap(t *testing.T) {
 
 // A reader that doesn't read is dropped, learns so, and holds nobody up.
 func TestSlowReader(t *testing.T) {
+	t.Parallel()
 	f := newFake("a")
 	c, path := serve(t, f)
 	n, err := net.Dial("unix", path)
@@ -484,7 +501,7 @@ func TestSlowReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	io.WriteString(n, "GET /v1/events HTTP/1.1\r\nHost: h\r\n\r\n")
+	io.WriteString(n, "GET /v1/events HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
 	f.awaitReader(0)
 	long := strings.Repeat("long ", 2000)
 	began := time.Now()
@@ -513,6 +530,7 @@ func TestSlowReader(t *testing.T) {
 func (f *fake) reading() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.live != nil }
 
 func TestTooManyStreams(t *testing.T) {
+	t.Parallel()
 	f := newFake("a")
 	c, path := serve(t, f)
 	for range maxStreams {

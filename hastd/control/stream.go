@@ -50,7 +50,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	}
 	st.next = since + 1
 	ch := s.Backend.Events(r.Context(), since)
-	st.pass(ch)
+	st.pass(r.Context().Done(), ch)
 	if st.err == nil && r.Context().Err() == nil {
 		st.note(ctl.EventDropped, fmt.Sprintf("this reader was too slow; go on with --since %d", st.next-1))
 	}
@@ -64,8 +64,8 @@ type stream struct {
 	err  error
 }
 
-// pass copies events until the channel ends or the client does.
-func (st *stream) pass(ch <-chan ctl.Event) {
+// pass copies events until the channel ends, the client goes, or the daemon ends.
+func (st *stream) pass(gone <-chan struct{}, ch <-chan ctl.Event) {
 	beat := time.NewTicker(ctl.StreamBeat)
 	defer beat.Stop()
 	st.send(nil) // the client knows at once that it is served
@@ -82,6 +82,8 @@ func (st *stream) pass(ch <-chan ctl.Event) {
 			st.event(&e)
 		case <-beat.C:
 			st.send(nil)
+		case <-gone:
+			return
 		}
 	}
 }
