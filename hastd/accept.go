@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"hast/hastd/peer"
 )
 
 // Bounds of what strangers can make the parent hold (rules 14, 15).
@@ -31,21 +33,24 @@ const (
 	answerNotYours        // configured for another peer, or for none
 	answerInit            // the role here is init
 	answerBusy            // not now: a worker is starting, or too much is waiting
+	answerVersion         // no common version of the protocol
 )
 
 // greeting is a peer's preamble, decoded; all of it is untrusted.
 type greeting struct {
 	control  bool
 	resource string
-	node     string
+	node     string // who calls
+	to       string // whom it means
 	token    [16]byte
 	raw      []byte
+	refuse   string // why no conversation is possible at all, "" normally
 }
 
-// greeter speaks the preamble (hastd/peer). Both calls keep to the connection's deadline.
+// greeter speaks the preamble (hastd/peer), within the deadline.
 type greeter interface {
-	read(c net.Conn) (greeting, error)
-	reply(c net.Conn, a answer, text string) (raw []byte, err error)
+	read(c net.Conn, deadline time.Time) (greeting, error)
+	reply(c net.Conn, a answer, text string, deadline time.Time) (raw []byte, err error)
 }
 
 // acceptor takes connections of the peer's, reads one preamble from each, and passes pairs on to workers.
@@ -127,26 +132,28 @@ func (a *acceptor) handle(c *net.TCPConn) {
 	}()
 	ctx, cancel := context.WithTimeout(context.Background(), greetTime)
 	defer cancel()
-	c.SetDeadline(time.Now().Add(greetTime))
+	deadline := time.Now().Add(greetTime)
 	from := sourceOf(c)
 	if !a.anyPeer(ctx, from) {
 		a.d.log.Debug("connection from an address that is nobody's remote; closed", "from", from)
 		return
 	}
-	g, err := a.greet.read(c)
+	g, err := a.greet.read(c, deadline)
 	if err != nil {
 		a.d.log.Warn("connection without a proper preamble; closed", "from", from, "err", err)
 		return
 	}
 	r, ans, text := a.judge(ctx, &g, from)
-	raw, err := a.greet.reply(c, ans, text)
+	raw, err := a.greet.reply(c, ans, text, deadline)
 	if err != nil || ans != answerOK {
 		if ans != answerOK {
 			a.d.log.Log(ctx, LevelRequests, "connection refused", "from", from, "peer", g.node, "for", g.resource, "reason", text)
 		}
 		return
 	}
-	c.SetDeadline(time.Time{})
+	if err := peer.Tune(c, r.current().timeout); err != nil {
+		a.d.log.Warn("connection keeps the kernel's settings", "from", from, "err", err)
+	}
 	keep = a.match(r, &g, c, [][]byte{g.raw, raw})
 }
 
@@ -169,6 +176,9 @@ func (a *acceptor) anyPeer(ctx context.Context, from netip.Addr) bool {
 
 // judge decides whether the connection is welcome.
 func (a *acceptor) judge(ctx context.Context, g *greeting, from netip.Addr) (*resource, answer, string) {
+	if g.refuse != "" {
+		return nil, answerVersion, g.refuse
+	}
 	r, ok := a.d.find(g.resource)
 	if !ok {
 		return nil, answerUnknown, fmt.Sprintf("node %s has no resource of that name", a.d.node)
@@ -179,8 +189,8 @@ func (a *acceptor) judge(ctx context.Context, g *greeting, from netip.Addr) (*re
 		return nil, answerNotYours, fmt.Sprintf("node %s runs it alone: remote = \"none\"", a.d.node)
 	case !a.book.matches(ctx, s.remote, from):
 		return nil, answerNotYours, fmt.Sprintf("node %s expects its peer at %s, not at %s", a.d.node, s.remote, from)
-	case g.node != s.peer:
-		return nil, answerNotYours, fmt.Sprintf("node %s expects node %s as its peer", a.d.node, s.peer)
+	case g.node != s.peer || g.to != a.d.node:
+		return nil, answerNotYours, fmt.Sprintf("this is node %s, its peer is node %s", a.d.node, s.peer)
 	}
 	w := r.proc()
 	switch {

@@ -14,7 +14,8 @@ import (
 // lineGreeter is the simplest preamble there is: "kind resource node token", padded to 64 bytes.
 type lineGreeter struct{}
 
-func (lineGreeter) read(c net.Conn) (g greeting, err error) {
+func (lineGreeter) read(c net.Conn, deadline time.Time) (g greeting, err error) {
+	c.SetReadDeadline(deadline)
 	b := make([]byte, 64)
 	if _, err := io.ReadFull(c, b); err != nil {
 		return g, err
@@ -24,12 +25,13 @@ func (lineGreeter) read(c net.Conn) (g greeting, err error) {
 		return g, errors.New("malformed")
 	}
 	g.control, g.resource, g.node = f[0] == "control", f[1], f[2]
+	g.to = "hb1"
 	copy(g.token[:], f[3])
 	g.raw = b
 	return g, nil
 }
 
-func (lineGreeter) reply(c net.Conn, a answer, text string) ([]byte, error) {
+func (lineGreeter) reply(c net.Conn, a answer, text string, _ time.Time) ([]byte, error) {
 	raw := []byte{byte(a)}
 	_, err := c.Write(raw)
 	return raw, err

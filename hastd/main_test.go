@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == "worker" {
 		os.Exit(fakeWorker())
 	}
+	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], "--config=") {
+		os.Exit(asDaemon(os.Args[1:]))
+	}
 	os.Exit(m.Run())
 }
 
