@@ -27,7 +27,7 @@ func parseRemote(v any) (string, error) {
 	}
 	s, err := parseAddress(v, false)
 	if err != nil {
-		return "", fmt.Errorf("%w; %s for no peer", err, quote(noRemote))
+		return "", fmt.Errorf("%w; or %s, to run without a peer", err, quote(noRemote))
 	}
 	return s, nil
 }

@@ -128,7 +128,7 @@ func (c *checker) table(t map[string]any, at string, where scope, skip func(stri
 			continue
 		}
 		if d.scopes&where == 0 {
-			c.fail(key, "is not allowed here; it is allowed %s", d.scopes)
+			c.fail(key, "is not allowed here, only %s", d.scopes)
 			continue
 		}
 		v, err := d.parse(t[name])

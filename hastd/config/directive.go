@@ -3,7 +3,6 @@ package config
 import (
 	"net"
 	"strconv"
-	"strings"
 	"time"
 
 	"hast/proto"
@@ -34,7 +33,7 @@ func (s scope) String() string {
 			names = append(names, n.text)
 		}
 	}
-	return strings.Join(names, ", ")
+	return words(names)
 }
 
 // directive is one line of the table below, its types erased. get and set

@@ -60,13 +60,17 @@ func parse(file string, data []byte, self identity) (*Config, error) {
 		return nil, Problems{{File: file, Text: fmt.Sprintf("is larger than the %d KiB that a configuration may have", maxFile>>10)}}
 	}
 	text := string(data)
+	where, deep := lines(text)
+	if deep > 0 {
+		return nil, Problems{{File: file, Line: deep, Text: fmt.Sprintf("nested too deeply, or a key longer than %d bytes", maxKey)}}
+	}
 	root, err := decode(text)
 	if err != nil {
 		p := syntax(text, err)
 		p.File = file
 		return nil, Problems{p}
 	}
-	c := &checker{file: file, lines: lines(text)}
+	c := &checker{file: file, lines: where}
 	f := c.check(root)
 	cfg := c.resolve(f, self)
 	if len(c.problems) > 0 {
@@ -99,7 +103,13 @@ func syntax(text string, err error) Problem {
 	var pe toml.ParseError
 	if errors.As(err, &pe) {
 		p.Line, p.Key = pe.Position.Line, pe.LastKey
-		p.Text = strings.TrimPrefix(pe.Message, "toml: ")
+		p.Text = strings.TrimSuffix(strings.TrimPrefix(pe.Message, "toml: "), ".")
+		if strings.HasPrefix(p.Text, "Key '") { // it names the key better than LastKey does
+			p.Key = ""
+		}
+		if strings.HasPrefix(p.Text, "Invalid float") || strings.HasPrefix(p.Text, "expected value") {
+			p.Text += ` (addresses, paths and words need quotes: "10.0.0.1")`
+		}
 	}
 	if hastConf.MatchString(text) {
 		p.Text += " (this looks like hast.conf of FreeBSD; here a resource is a TOML table, [resource.NAME], and what differs between the nodes is in [resource.NAME.on.NODE])"

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // resolve computes what the file means on each node and returns the one of
@@ -35,7 +36,7 @@ func (c *checker) nodes(f *file, names []string) {
 	case len(names) == 0 && c.lines["node"] == 0:
 		c.fail("node", "missing: add [node.NODE] with the node's address for each of the two nodes")
 	case len(names) > 2:
-		c.fail(join("node", names[len(names)-1]), "there are %d nodes (%s), but exactly two can replicate", len(names), words(names))
+		c.fail(join("node", names[len(names)-1]), "there are %d nodes (%s), but exactly two can replicate", len(names), strings.Join(names, ", "))
 	case len(names) == 2:
 		a, b := f.nodes[names[0]]["address"], f.nodes[names[1]]["address"]
 		if a.value != nil && a.value == b.value && !a.bad && !b.bad {
@@ -131,19 +132,19 @@ func (c *checker) resource(f *file, cfg *Config, name string) Resource {
 		c.fail(v.key, "an address can't be the same on both nodes: only %s is allowed here; write addresses into [node.NODE] (address) or [%s.on.NODE] (remote)", quote(noRemote), t.key)
 	}
 	if !present["remote"] {
-		c.remote(f, cfg, t, name)
+		c.remote(f, cfg, t)
 	}
 	return r
 }
 
 // remote reports why a resource without the directive has no peer's address to fall back upon.
-func (c *checker) remote(f *file, cfg *Config, t *resourceTable, name string) {
+func (c *checker) remote(f *file, cfg *Config, t *resourceTable) {
 	_, given := f.nodes[cfg.Peer]["address"]
 	switch {
 	case cfg.Peer == "":
 		c.fail(t.key+".remote", "missing: there is only one node, %s: add [node.NODE] with the other one's address, or write remote = %s to run without a peer", cfg.Node, quote(noRemote))
 	case !given:
-		c.fail(join("node", cfg.Peer)+".address", "missing: resource %s needs it to reach %s (or a remote in [%s])", name, cfg.Peer, join(t.key+".on", cfg.Node))
+		c.fail(join("node", cfg.Peer)+".address", "missing: %s needs it to reach %s, unless every resource has a remote in its [resource.NAME.on.%s]", cfg.Node, cfg.Peer, cfg.Node)
 	}
 }
 

@@ -13,23 +13,38 @@ import (
 //
 // The keys of the result are written as in TOML with every table spelled out (see join); elements have
 // their index behind them ("listen[1]"). A table that is only implied is on the line of the first key that implies it.
-// The text has passed the library before; on any other text the result is meaningless, but scan ends and does not panic.
-func lines(text string) map[string]int {
+// It also bounds what the library is asked to do: on deep nesting and on many keys with a long prefix
+// that needs memory by the square. deep is the line at which a key is longer than maxKey, or 0. So lines comes first; up to
+// the first syntax error it reads a text as the library does, and behind that it merely ends.
+func lines(text string) (found map[string]int, deep int) {
 	s := &scanner{text: text, line: 1, found: map[string]int{}, tables: map[string]int{}}
 	s.file()
-	return s.found
+	return s.found, s.deep
 }
 
-// maxDepth bounds the scanner's recursion; nothing that this program knows is nested deeper than 4.
-const maxDepth = 64
+// maxKey bounds a key with all tables and indices around it, in bytes, and with it the depth of nesting. The longest that
+// can mean anything are resource.NAME.on.NODE.DIRECTIVE with a NAME of proto.MaxName bytes: about 150.
+const maxKey = 512
 
 type scanner struct {
 	text   string
 	pos    int
 	line   int
-	depth  int
+	deep   int
 	found  map[string]int
 	tables map[string]int // arrays of tables: how many so far
+}
+
+// allow reports whether key may be used; if not, the scan is over.
+func (s *scanner) allow(key string) bool {
+	if len(key) <= maxKey {
+		return true
+	}
+	if s.deep == 0 {
+		s.deep = s.line
+	}
+	s.pos = len(s.text)
+	return false
 }
 
 // join appends one part to a key in TOML's notation.
@@ -156,7 +171,9 @@ func (s *scanner) mark(key string, line int) {
 func (s *scanner) header(parts []string, array bool) string {
 	key := ""
 	for i, part := range parts {
-		key = join(key, part)
+		if key = join(key, part); !s.allow(key) {
+			return ""
+		}
 		last := i == len(parts)-1
 		if !last || !array {
 			if last {
@@ -181,9 +198,15 @@ func (s *scanner) pair(table string) {
 	line := s.line
 	parts := s.key()
 	key := table
-	for _, part := range parts {
-		key = join(key, part)
+	for i, part := range parts {
+		if key = join(key, part); !s.allow(key) {
+			return
+		}
 		s.mark(key, line)
+		// The library lets a dotted key reach into an array of tables.
+		if n := s.tables[key]; n > 0 && i < len(parts)-1 {
+			key = element(key, n-1)
+		}
 	}
 	if len(parts) == 0 || s.end() || s.text[s.pos] != '=' {
 		if !s.end() {
@@ -229,12 +252,9 @@ func (s *scanner) part() (string, bool) {
 
 // value moves over a value and notes what is inside of it.
 func (s *scanner) value(key string) {
-	if s.end() || s.depth >= maxDepth {
-		s.pos = len(s.text)
+	if s.end() || !s.allow(key) {
 		return
 	}
-	s.depth++
-	defer func() { s.depth-- }()
 	switch s.text[s.pos] {
 	case '"', '\'':
 		s.str()

@@ -128,7 +128,7 @@ func pathOr(none string) parser[string] {
 		}
 		s, err := path(maxPath)(v)
 		if err != nil && none != "" {
-			return "", fmt.Errorf("%w, or %s", err, quote(none))
+			return "", fmt.Errorf("%w; %s is possible as well", err, quote(none))
 		}
 		return s, err
 	}
