@@ -1,0 +1,4 @@
+package fuse
+
+// children are what this test binary can be started as.
+var children = map[string]func(){}

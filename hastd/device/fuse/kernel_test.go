@@ -1,0 +1,257 @@
+package fuse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"hast/hastd/device"
+	"hast/hastd/device/devicetest"
+)
+
+// testBase has a directory for each test process; what dead ones left is cleaned at the next start.
+var testBase = filepath.Join(os.TempDir(), "hast-fuse-test")
+
+func TestMain(m *testing.M) {
+	if child, ok := children[os.Getenv("HAST_FUSE_TEST_CHILD")]; ok {
+		child()
+		return
+	}
+	if os.Geteuid() == 0 {
+		cleanOld()
+	}
+	code := m.Run()
+	os.RemoveAll(filepath.Join(testBase, strconv.Itoa(os.Getpid())))
+	os.Exit(code)
+}
+
+func cleanOld() {
+	dirs, _ := Leftovers(testBase)
+	for _, d := range dirs {
+		var pid int
+		rel, _ := filepath.Rel(testBase, d)
+		fmt.Sscanf(rel, "%d", &pid)
+		if unix.Kill(pid, 0) != nil {
+			if err := Clean(d); err != nil {
+				fmt.Fprintln(os.Stderr, "left by an earlier run:", err)
+			}
+		}
+	}
+}
+
+// needKernel ends the test where FUSE and loop devices can't be had; in CI that is a failure.
+func needKernel(t testing.TB) {
+	t.Helper()
+	var why error
+	if os.Geteuid() != 0 {
+		why = errors.New("not root")
+	} else if _, err := os.Stat("/dev/fuse"); err != nil {
+		why = err
+	} else if _, err := os.Stat("/dev/loop-control"); err != nil {
+		why = err
+	}
+	if why == nil {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
+// mountDir returns a fresh mount point, and arranges that nothing is left of it.
+func mountDir(t testing.TB) string {
+	t.Helper()
+	base := filepath.Join(testBase, strconv.Itoa(os.Getpid()))
+	if err := os.MkdirAll(base, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp(base, "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := Abort(dir); err != nil {
+			t.Error(err)
+		}
+		if l, found, _ := FindLoop(dir); found {
+			if err := l.Detach(); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := Unmount(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// serve mounts and runs a server for s; what it returns can be attached.
+func serve(t testing.TB, s device.Sink, info device.Info) (dir string, srv *Server) {
+	t.Helper()
+	needKernel(t)
+	dir = mountDir(t)
+	f, err := Mount(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err = NewServer(f, info, s, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	ready := make(chan Negotiated, 1)
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(context.Background(), nil, func(n Negotiated) { ready <- n }) }()
+	t.Cleanup(func() {
+		if err := Abort(dir); err != nil {
+			t.Error(err)
+		}
+		select {
+		case err := <-done:
+			if err != nil && !errors.Is(err, ErrGone) {
+				t.Error(err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("the server does not end with its mount")
+		}
+		srv.Close()
+	})
+	select {
+	case n := <-ready:
+		if n.MaxWrite != maxWrite || n.Flags&required != required {
+			t.Errorf("negotiated %+v", n)
+		}
+	case err := <-done:
+		t.Fatal(err)
+	case <-time.After(5 * time.Second):
+		t.Fatal("no INIT")
+	}
+	return dir, srv
+}
+
+// attachTest puts a loop device on dir, and takes it away at the end.
+func attachTest(t testing.TB, dir string, info device.Info) Loop {
+	t.Helper()
+	l, err := Attach(dir, info, 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Detach(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// block is a block device as its user sees it, opened for direct I/O.
+type block struct{ fd int }
+
+func openBlock(t testing.TB, path string) *block {
+	t.Helper()
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return &block{fd}
+}
+
+// aligned lends f page-aligned memory of n bytes.
+func aligned(n int, f func([]byte) error) error {
+	m, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return err
+	}
+	defer unix.Munmap(m)
+	return f(m)
+}
+
+func (b *block) Read(p []byte, off uint64) error {
+	return aligned(len(p), func(m []byte) error {
+		n, err := unix.Pread(b.fd, m, int64(off))
+		if err == nil && n != len(p) {
+			return fmt.Errorf("read %d of %d bytes", n, len(p))
+		}
+		copy(p, m)
+		return err
+	})
+}
+
+func (b *block) Write(p []byte, off uint64, fua bool) error {
+	return aligned(len(p), func(m []byte) error {
+		copy(m, p)
+		flags := 0
+		if fua {
+			flags = unix.RWF_DSYNC
+		}
+		n, err := unix.Pwritev2(b.fd, [][]byte{m}, int64(off), flags)
+		if err == nil && n != len(p) {
+			return fmt.Errorf("wrote %d of %d bytes", n, len(p))
+		}
+		return err
+	})
+}
+
+func (b *block) Zero(off, n uint64, keep bool) error {
+	if keep {
+		return b.ranged(unix.BLKZEROOUT, off, n)
+	}
+	return unix.Fallocate(b.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(off), int64(n))
+}
+
+func (b *block) Trim(off, n uint64) error { return b.ranged(unix.BLKDISCARD, off, n) }
+
+func (b *block) ranged(req uint, off, n uint64) error {
+	r := [2]uint64{off, n}
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(b.fd), uintptr(req), uintptr(unsafe.Pointer(&r))); e != 0 {
+		return e
+	}
+	return nil
+}
+
+func (b *block) Flush() error { return unix.Fsync(b.fd) }
+
+func TestConformance(t *testing.T) {
+	needKernel(t)
+	devicetest.Run(t, devicetest.Traits{NoFUA: true, MayBeEIO: true}, func(t *testing.T, s *devicetest.Sink) devicetest.Device {
+		dir, _ := serve(t, s, s.Info())
+		return openBlock(t, attachTest(t, dir, s.Info()).Path())
+	})
+}
+
+func TestPublish(t *testing.T) {
+	dev := filepath.Join(t.TempDir(), "hast")
+	for _, n := range []int{3, 4} { // the second replaces the first
+		p, err := Publish(dev, "data", Loop{Number: n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if to, _ := os.Readlink(p); to != fmt.Sprintf("/dev/loop%d", n) {
+			t.Fatalf("%s leads to %s", p, to)
+		}
+	}
+	if err := Unpublish(dev, "data"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(dev); !os.IsNotExist(err) {
+		t.Fatal("the empty directory stays")
+	}
+	os.Mkdir(dev, 0o755)
+	os.WriteFile(filepath.Join(dev, "data"), nil, 0o600)
+	if _, err := Publish(dev, "data", Loop{}); err == nil {
+		t.Fatal("replaced a file")
+	}
+	if err := Unpublish(dev, "data"); err == nil {
+		t.Fatal("removed a file")
+	}
+}
