@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -255,4 +256,19 @@ func eventually(t *testing.T, what string, limit time.Duration, cond func() bool
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
+}
+
+// freeze stops a process and waits until it has stopped.
+func freeze(t *testing.T, pid int) {
+	t.Helper()
+	syscall.Kill(pid, syscall.SIGSTOP)
+	eventually(t, "the process stops", 2*time.Second, func() bool {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		for _, task := range tasks {
+			if b, err := os.ReadFile(task); err == nil && !strings.Contains(string(b), ") T ") {
+				return false
+			}
+		}
+		return true
+	})
 }

@@ -19,7 +19,7 @@ func TestStatusIsBoundedAndMarkedStale(t *testing.T) {
 	if st := r.status(t.Context()); st.Stale || st.WorkerPID != r.proc().pid || st.Device != fx.runDir+"/data.nbd" {
 		t.Errorf("as primary: %+v", st)
 	}
-	syscall.Kill(r.proc().pid, syscall.SIGSTOP)
+	freeze(t, r.proc().pid)
 	begin := time.Now()
 	st := r.status(t.Context())
 	if d := time.Since(begin); d > askTimeout+time.Second {

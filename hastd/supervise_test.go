@@ -154,7 +154,7 @@ func TestStoppedWorkerBlocksNobody(t *testing.T) {
 	stuck, other := fx.add("stuck", alone), fx.add("other", alone)
 	fx.role(stuck, proto.RolePrimary)
 	pid := stuck.proc().pid
-	syscall.Kill(pid, syscall.SIGSTOP)
+	freeze(t, pid)
 	defer syscall.Kill(pid, syscall.SIGKILL) // if the daemon did not
 	begin := time.Now()
 	for range 20 {

@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"sync"
@@ -129,7 +131,7 @@ func (w *workerProc) read() {
 		m, files, err := w.conn.Recv()
 		ipc.CloseAll(files) // a worker has nothing to give
 		if err != nil {
-			if err != io.EOF && !w.gone() {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 				w.log.Error("worker sent nonsense; it is killed", "pid", w.pid, "err", err)
 				w.kill()
 			}
