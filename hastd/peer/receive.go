@@ -1,0 +1,323 @@
+package peer
+
+import (
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"syscall"
+
+	"hast/proto"
+	"hast/proto/wire"
+
+	"golang.org/x/sys/unix"
+)
+
+// A connection's receiving side: one goroutine with one buffer. Small frames
+// come many with one read and are copied out of the buffer; of a large payload, what is not in the buffer yet is read
+// straight into its destination, together with the beginning of the next frame.
+
+const (
+	// receiveBuffer holds the largest control body, and a dozen frames of 4 KiB.
+	receiveBuffer = wire.MaxBody + 8<<10
+	// bigBody: behind a payload of this many bytes, probably another one of its size follows; then only
+	bigBody = 32 << 10
+	// bigTail bytes are read beyond it, so that the rest is not copied.
+	bigTail = 4 << 10
+)
+
+type receiver struct {
+	link *Link
+	kind Kind
+	sock *socket
+	tls  *tls.Conn
+	rc   syscall.RawConn
+
+	buf     []byte
+	r, w    int // buf[r:w] has arrived and is not used
+	head    wire.Header
+	prefix  [wire.PrefixSize]byte
+	scratch []byte // for compressed payloads that exceed buf
+	dirty   bool   // frames were delivered since the last Idle
+	big     bool
+
+	iov   [2]unix.Iovec
+	niov  int
+	got   int
+	errno unix.Errno
+	try   func(fd uintptr) bool
+
+	reads atomic.Uint64 // successful reads: the sign of life
+	busy  atomic.Bool   // in the handler: silence is our own then
+
+	frames, bytes, data atomic.Uint64
+}
+
+func (r *receiver) init(l *Link, c *channel) {
+	r.link, r.kind, r.sock, r.tls = l, c.kind, c.sock, c.tls
+	r.rc = l.send[c.kind-1].rc
+	r.buf = make([]byte, receiveBuffer)
+	r.try = r.tryRead
+	r.sock.before = r.idle
+}
+
+func (r *receiver) run() {
+	for {
+		if err := r.frame(); err != nil {
+			r.idle() // what was delivered still counts
+			r.link.ended(err)
+			return
+		}
+	}
+}
+
+// frame receives one frame and delivers it.
+func (r *receiver) frame() error {
+	if err := r.fill(wire.HeaderSize); err != nil {
+		if err == io.EOF && r.w > r.r {
+			err = io.ErrUnexpectedEOF
+		}
+		return fmt.Errorf("receive on the %s connection: %w", r.kind, err)
+	}
+	h := &r.head
+	if err := wire.Decode(r.buf[r.r:r.w], h); err != nil {
+		return r.garbage(err)
+	}
+	r.r += wire.HeaderSize
+	if (r.kind == Data) != h.Type.OnData() {
+		return r.garbage(fmt.Errorf("a %s frame does not belong here", h.Type))
+	}
+	if n := h.Prefix(); n > 0 {
+		if err := r.fill(n); err != nil {
+			return r.cut(err)
+		}
+		copy(r.prefix[:], r.buf[r.r:r.w])
+		r.r += n
+	}
+	payload, err := r.payload(h)
+	if err != nil {
+		return err
+	}
+	r.frames.Add(1)
+	r.bytes.Add(wire.HeaderSize + uint64(h.Payload))
+	r.deliver(h, payload)
+	if h.Type == wire.TypeBye {
+		return &Bye{Code: h.Aux, Text: string(printable(string(payload)))}
+	}
+	return nil
+}
+
+func (r *receiver) deliver(h *wire.Header, payload []byte) {
+	if h.Type == wire.TypeKeepalive {
+		return
+	}
+	r.busy.Store(true)
+	r.link.handler.Frame(r.kind, h, payload)
+	r.busy.Store(false)
+	r.dirty = true
+}
+
+// idle tells the handler, once after each run of frames, that a read follows.
+func (r *receiver) idle() {
+	if !r.dirty {
+		return
+	}
+	r.dirty = false
+	r.busy.Store(true)
+	r.link.handler.Idle(r.kind)
+	r.busy.Store(false)
+}
+
+// payload receives what follows h and its prefix, verifies it, and makes the data of it.
+func (r *receiver) payload(h *wire.Header) ([]byte, error) {
+	n, size := h.Body(), h.DataSize()
+	if size == 0 { // a control body, borrowed from the buffer, or nothing
+		if n == 0 {
+			return nil, nil
+		}
+		return r.buffered(h, n)
+	}
+	r.busy.Store(true)
+	dst := r.link.handler.Buffer(r.kind, h)
+	r.busy.Store(false)
+	if len(dst) < size {
+		return nil, fmt.Errorf("no buffer for a %s frame of %d bytes: the engine is closing or did not ask for it", h.Type, size)
+	}
+	dst = dst[:size:size]
+	r.data.Add(uint64(size))
+	r.big = n >= bigBody
+	if h.Compression == wire.CompressionNone {
+		if err := r.read(dst); err != nil {
+			return nil, r.cut(err)
+		}
+		if err := wire.Verify(h, r.prefix[:h.Prefix()], dst); err != nil {
+			return nil, r.garbage(err)
+		}
+		return dst, nil
+	}
+	body, err := r.compressed(h, n)
+	if err != nil {
+		return nil, err
+	}
+	if err := wire.Expand(h, body, dst); err != nil {
+		return nil, r.garbage(err)
+	}
+	return dst, nil
+}
+
+// buffered returns n <= wire.MaxBody verified bytes of payload, in the buffer.
+func (r *receiver) buffered(h *wire.Header, n int) ([]byte, error) {
+	if err := r.fill(n); err != nil {
+		return nil, r.cut(err)
+	}
+	body := r.buf[r.r : r.r+n : r.r+n]
+	r.r += n
+	if err := wire.Verify(h, r.prefix[:h.Prefix()], body); err != nil {
+		return nil, r.garbage(err)
+	}
+	return body, nil
+}
+
+// compressed returns the n verified bytes of a payload that has to be expanded.
+func (r *receiver) compressed(h *wire.Header, n int) ([]byte, error) {
+	if n <= wire.MaxBody {
+		return r.buffered(h, n)
+	}
+	if r.scratch == nil {
+		r.scratch = make([]byte, proto.MaxRequest) // once, and the same whatever the peer says (rule 15)
+	}
+	body := r.scratch[:n]
+	if err := r.read(body); err != nil {
+		return nil, r.cut(err)
+	}
+	if err := wire.Verify(h, r.prefix[:h.Prefix()], body); err != nil {
+		return nil, r.garbage(err)
+	}
+	return body, nil
+}
+
+// fill reads until n <= receiveBuffer bytes are buffered.
+func (r *receiver) fill(n int) error {
+	if r.w-r.r >= n {
+		return nil
+	}
+	if r.r == r.w {
+		r.r, r.w = 0, 0
+	} else if len(r.buf)-r.r < n {
+		r.w = copy(r.buf, r.buf[r.r:r.w])
+		r.r = 0
+	}
+	limit := len(r.buf)
+	if r.big {
+		limit = min(limit, r.w+max(bigTail, n))
+	}
+	for r.w-r.r < n {
+		k, err := r.some(r.buf[r.w:limit])
+		r.w += k
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// some reads at least one byte.
+func (r *receiver) some(b []byte) (n int, err error) {
+	if r.tls != nil {
+		n, err = r.tls.Read(b)
+	} else {
+		n, err = r.sock.Read(b)
+	}
+	if n > 0 {
+		r.reads.Add(1)
+		return n, nil
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return 0, err
+}
+
+// read fills dst, from the buffer first.
+func (r *receiver) read(dst []byte) error {
+	n := copy(dst, r.buf[r.r:r.w])
+	r.r += n
+	dst = dst[n:]
+	for len(dst) > 0 { // the buffer is empty now
+		if r.tls != nil {
+			n, err := r.some(dst)
+			if err != nil {
+				return err
+			}
+			dst = dst[n:]
+			continue
+		}
+		n, err := r.scatter(dst)
+		if err != nil {
+			return err
+		}
+		dst = dst[n:]
+	}
+	return nil
+}
+
+// scatter reads into dst and, behind it, the empty buffer, with one system call. It returns the bytes in dst.
+func (r *receiver) scatter(dst []byte) (int, error) {
+	r.idle()
+	tail := len(r.buf)
+	if r.big {
+		tail = bigTail
+	}
+	r.r, r.w = 0, 0
+	r.iov[0] = unix.Iovec{Base: &dst[0], Len: uint64(len(dst))}
+	r.iov[1] = unix.Iovec{Base: &r.buf[0], Len: uint64(tail)}
+	err := r.rc.Read(r.try)
+	r.iov[0].Base = nil // the engine's again
+	switch {
+	case err != nil:
+		return 0, err
+	case r.errno != 0:
+		return 0, r.errno
+	case r.got == 0:
+		return 0, io.EOF
+	}
+	r.reads.Add(1)
+	if r.got > len(dst) {
+		r.w = r.got - len(dst)
+		return len(dst), nil
+	}
+	return r.got, nil
+}
+
+// tryRead is one readv; false makes the caller wait until something is there.
+func (r *receiver) tryRead(fd uintptr) bool {
+	for {
+		r.got, r.errno = readv(fd, r.iov[:])
+		if r.errno != unix.EINTR {
+			return r.errno != unix.EAGAIN
+		}
+	}
+}
+
+// garbage says where the stream is not what the protocol asks for.
+func (r *receiver) garbage(err error) error {
+	return fmt.Errorf("%s connection, frame %d at byte %d: %w", r.kind, r.frames.Load(), r.bytes.Load(), err)
+}
+
+// cut says that the stream ended inside a frame.
+func (r *receiver) cut(err error) error {
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return r.garbage(err)
+}
+
+// More reports whether a further complete frame of connection k is at hand
+// without a read. Only for use inside Handler.Frame of that connection. With TLS there may be more than it knows of.
+func (l *Link) More(k Kind) bool {
+	r := &l.recv[k-1]
+	n := r.w - r.r
+	return n >= wire.HeaderSize && uint64(n-wire.HeaderSize) >= uint64(binary.LittleEndian.Uint32(r.buf[r.r+28:]))
+}
