@@ -15,13 +15,9 @@ import (
 	"testing"
 	"time"
 
-	"hast/hastd/replica"
 	"hast/proto"
 	"hast/proto/ctl"
 )
-
-// The machine's counters have to stay convertible.
-var _ = ctl.Counters(replica.Counters{})
 
 func TestStatusNames(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"hast/hastd/config"
+	"hast/hastd/store"
+	"hast/proto"
+	"hast/proto/ctl"
+)
+
+// createFlags are the options of create as they were typed.
+type createFlags struct {
+	extent, media, metadata string
+	hot                     uint32
+	force, adopt            bool
+}
+
+func newCreate(a *app) *cobra.Command {
+	var o createFlags
+	c := &cobra.Command{
+		Use:   "create name...",
+		Short: "Write fresh metadata for resources; needs no daemon",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("create needs the names of resources")
+			}
+			return nil
+		},
+		ValidArgsFunction: a.names,
+		RunE:              func(_ *cobra.Command, names []string) error { return a.create(names, &o) },
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.StringVarP(&o.extent, "extentsize", "e", "", "`size` of an extent, a power of two, k/M/G/T (default 2M)")
+	f.Uint32VarP(&o.hot, "hot-extents", "k", 0, "`number` of hot extents (default 512)")
+	f.StringVarP(&o.media, "mediasize", "m", "", "`size` of the data, k/M/G/T (default: all that fits)")
+	f.StringVar(&o.metadata, "metadata", "", "internal, or the `path` of a file or device (default: as configured)")
+	f.BoolVar(&o.force, "force", false, "discard what is on the device")
+	f.BoolVar(&o.adopt, "adopt", false, "keep what is on the device; needs external metadata")
+	return c
+}
+
+// create formats the named resources one after the other. What is wrong with one does not keep the others from being made.
+func (a *app) create(names []string, o *createFlags) error {
+	c, err := a.load()
+	if err != nil {
+		return err
+	}
+	base, err := o.options()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		r := c.Resource(name)
+		if r == nil {
+			a.fail(name, notConfigured(c, name))
+			continue
+		}
+		opt := *base
+		opt.Name, opt.Local, opt.Metadata = name, r.Local, r.Metadata
+		switch o.metadata {
+		case "":
+		case "internal":
+			opt.Metadata = ""
+		default:
+			opt.Metadata = o.metadata
+		}
+		if opt.Metadata != r.Metadata {
+			a.fail(name, &ctl.Error{Code: proto.ExitUsage, Message: fmt.Sprintf("--metadata %s is not what the configuration says (%s): hastd would not find it", o.metadata, orInternal(r.Metadata)),
+				Hint: fmt.Sprintf("Set metadata = %q for resource %s first", o.metadata, name)})
+			continue
+		}
+		a.createOne(opt)
+	}
+	return nil
+}
+
+func (a *app) createOne(opt store.Options) {
+	sb, err := store.Create(opt)
+	if err != nil {
+		a.fail(opt.Name, &ctl.Error{Code: createCode(err), Message: err.Error()})
+		return
+	}
+	a.note("%s: created on %s: %s of data in extents of %s, %d of them hot", opt.Name, opt.Local, exact(uint64(sb.DataSize)), size(uint64(sb.ExtentSize)), sb.HotExtents)
+}
+
+// options turns what was typed into what is common to all resources.
+func (o *createFlags) options() (*store.Options, error) {
+	out := &store.Options{Force: o.force, Adopt: o.adopt, HotExtents: o.hot}
+	if o.extent != "" {
+		n, err := sizeFlag("-e", o.extent, math.MaxUint32)
+		if err != nil {
+			return nil, err
+		}
+		out.ExtentSize = uint32(n)
+	}
+	if o.media != "" {
+		n, err := sizeFlag("-m", o.media, math.MaxInt64)
+		if err != nil {
+			return nil, err
+		}
+		out.MediaSize = int64(n)
+	}
+	return out, nil
+}
+
+// sizeFlag parses a size above 0: 0 means the default to the store, and to nobody else.
+func sizeFlag(flag, text string, most uint64) (uint64, error) {
+	n, err := config.ParseSize(text)
+	if err == nil && (n == 0 || n > most) {
+		err = fmt.Errorf("%s is out of range", text)
+	}
+	if err != nil {
+		return 0, &ctl.Error{Code: proto.ExitData, Message: flag + ": " + err.Error()}
+	}
+	return n, nil
+}
+
+// createCode maps failures to HAST's exit codes.
+func createCode(err error) int {
+	var size *store.SizeError
+	switch {
+	case errors.As(err, &size):
+		return proto.ExitData
+	case errors.Is(err, store.ErrHoldsData):
+		return proto.ExitRefused
+	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.ENOSPC):
+		return proto.ExitIO
+	}
+	return proto.ExitNoInput
+}
+
+func notConfigured(c *config.Config, name string) *ctl.Error {
+	return &ctl.Error{Code: proto.ExitData, Message: fmt.Sprintf("no resource %q in %s", name, c.File)}
+}
+
+func orInternal(path string) string {
+	if path == "" {
+		return "internal"
+	}
+	return path
+}
