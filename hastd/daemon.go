@@ -15,6 +15,7 @@ import (
 
 	"hast/hastd/worker/ipc"
 	"hast/hastd/worker/lease"
+	"hast/hooks"
 	"hast/proto"
 	"hast/proto/ctl"
 )
@@ -50,14 +51,6 @@ type Daemon struct {
 
 	running sync.WaitGroup // resources' goroutines
 	beats   func()         // pets the watchdog, from the main loop
-}
-
-// hookRunner starts operators' programs; it never waits for one.
-type hookRunner interface {
-	// fire queues an event. args are HAST's: the event's name, the resource, and what belongs to it.
-	fire(s *spec, id uint64, args []string, env map[string]string)
-	// running tells what runs for s at this moment, nil if nothing does.
-	running(s *spec) *ctl.HookStatus
 }
 
 // renewLeases is the main loop's work, and nobody else's: if the loop is stuck, so is everything that a lease vouches for.
@@ -125,7 +118,7 @@ func (d *Daemon) report(r *resource, rep *ipc.Report) {
 	r.log.Log(context.Background(), reportLevel(rep.Event), rep.Text, "event", rep.Event)
 	id := d.event(r, rep.Event, rep.Text, fields)
 	if slices.Contains(hookEvents, rep.Event) {
-		d.hooks.fire(s, id, []string{rep.Event, s.name}, map[string]string{"HAST_REASON": rep.Text, "HAST_ROLE": r.roleNow().String()})
+		d.hooks.fire(s, hooks.Event{Kind: hooks.Kind(rep.Event), ID: id, Role: r.roleNow(), Device: r.devicePath(), Reason: rep.Text})
 	}
 	r.poke()
 }
@@ -151,8 +144,7 @@ func (d *Daemon) announceRole(r *resource, from, to proto.Role) {
 		text += ": " + why
 	}
 	id := d.event(r, "role", text, map[string]string{"old": from.String(), "new": to.String()})
-	d.hooks.fire(s, id, []string{"role", s.name, from.String(), to.String()},
-		map[string]string{"HAST_OLD_ROLE": from.String(), "HAST_NEW_ROLE": to.String(), "HAST_ROLE": to.String(), "HAST_REASON": why})
+	d.hooks.fire(s, hooks.Event{Kind: hooks.KindRole, ID: id, Role: to, OldRole: from, NewRole: to, Device: r.devicePath(), Reason: why})
 }
 
 // find returns the named resource.

@@ -31,8 +31,8 @@ type front interface {
 	// detach takes the device away, or fails with the reason if it is in use, and then leaves it as it was. With force
 	// users are cut off where the front-end can do that.
 	detach(ctx context.Context, w *workerProc, force bool) error
-	// release lets go of the device when the daemon ends: what is held elsewhere stays.
-	release()
+	// release lets go of the resource's device when the daemon ends: what is held elsewhere stays.
+	release(resource string)
 	// path is where users find it.
 	path() string
 }
@@ -43,7 +43,7 @@ func (d *Daemon) newFront(s *spec) (front, error) {
 	case frontNBD:
 		return newNBDFront(filepath.Join(d.runDir, s.deviceName+".nbd"), s.deviceName)
 	case frontFUSE:
-		return nil, fmt.Errorf("not yet")
+		return d.newFuseFront(s)
 	}
 	return nil, fmt.Errorf("unknown front-end %q", s.front)
 }
@@ -166,7 +166,7 @@ func (f *nbdFront) detach(ctx context.Context, w *workerProc, force bool) error 
 	return nil
 }
 
-func (f *nbdFront) release() {
+func (f *nbdFront) release(string) {
 	os.Remove(f.sock)
 	f.file.Close()
 }

@@ -17,6 +17,7 @@ import (
 
 	"hast/hastd/worker/ipc"
 	"hast/hastd/worker/lease"
+	"hast/hooks"
 	"hast/proto"
 	"hast/proto/ctl"
 )
@@ -129,11 +130,18 @@ type recorder struct {
 	seen []string
 }
 
-func (h *recorder) fire(_ *spec, _ uint64, args []string, _ map[string]string) {
+func (h *recorder) fire(s *spec, e hooks.Event) {
+	line := string(e.Kind) + " " + s.name
+	if e.Kind == hooks.KindRole {
+		line += " " + e.OldRole.String() + " " + e.NewRole.String()
+	}
 	h.mu.Lock()
-	h.seen = append(h.seen, strings.Join(args, " "))
+	h.seen = append(h.seen, line)
 	h.mu.Unlock()
 }
+
+func (h *recorder) forget(string) {}
+func (h *recorder) close()        {}
 
 func (h *recorder) running(*spec) *ctl.HookStatus { return nil }
 

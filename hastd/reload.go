@@ -54,5 +54,6 @@ func (d *Daemon) removeResource(ctx context.Context, r *resource) error {
 	d.mu.Lock()
 	delete(d.resources, name)
 	d.mu.Unlock()
+	d.hooks.forget(name)
 	return err
 }

@@ -28,6 +28,7 @@ type resource struct {
 	promoted bool // the present term as primary is established: successors continue it
 	backoff  time.Duration
 	retryAt  time.Time // when a dead worker is tried again; zero: not
+	takeUpAt time.Time // when the promotion of a surviving device is tried again; zero: not
 
 	mu     sync.Mutex // never held while waiting
 	spec   *spec
@@ -41,12 +42,14 @@ type resource struct {
 
 // operation is one thing for run to do. Its result is delivered once, also when nobody waits for it any more.
 type operation struct {
-	verb   verb
-	role   proto.Role
-	force  bool
-	spec   *spec
-	impact impact
-	result chan error
+	verb    verb
+	role    proto.Role
+	force   bool
+	spec    *spec
+	impact  impact
+	front   front // verbAdopt
+	orderly bool
+	result  chan error
 }
 
 type verb uint8
@@ -56,6 +59,7 @@ const (
 	verbReload
 	verbStop   // the daemon ends, or the resource left the configuration
 	verbDetach // the device goes, used or not
+	verbAdopt  // a device of a former life is taken up again
 )
 
 // maxOps bounds the requests that wait for their turn at one resource; more are refused as busy.
@@ -104,6 +108,8 @@ func (r *resource) proc() *workerProc   { r.mu.Lock(); defer r.mu.Unlock(); retu
 func (r *resource) roleNow() proto.Role { r.mu.Lock(); defer r.mu.Unlock(); return r.role }
 func (r *resource) phaseNow() string    { r.mu.Lock(); defer r.mu.Unlock(); return r.phase }
 
+func (r *resource) devicePath() string { r.mu.Lock(); defer r.mu.Unlock(); return r.device }
+
 func (r *resource) setPhase(format string, args ...any) {
 	r.mu.Lock()
 	r.phase = fmt.Sprintf(format, args...)
@@ -129,10 +135,7 @@ func (r *resource) setRole(to proto.Role) {
 func (r *resource) run() {
 	defer close(r.quit)
 	for {
-		var retry <-chan time.Time
-		if !r.retryAt.IsZero() {
-			retry = time.After(time.Until(r.retryAt))
-		}
+		retry, takeUp := alarm(r.retryAt), alarm(r.takeUpAt)
 		select {
 		case op := <-r.ops:
 			op.result <- r.perform(op)
@@ -145,8 +148,19 @@ func (r *resource) run() {
 		case <-retry:
 			r.retryAt = time.Time{}
 			r.restart()
+		case <-takeUp:
+			r.takeUp()
+			r.setPhase("")
 		}
 	}
+}
+
+// alarm returns a channel for t, nil for none.
+func alarm(t time.Time) <-chan time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return time.After(time.Until(t))
 }
 
 func (r *resource) perform(op *operation) error {
@@ -157,6 +171,8 @@ func (r *resource) perform(op *operation) error {
 		return r.applySpec(op.spec, op.impact)
 	case verbDetach:
 		return r.detach()
+	case verbAdopt:
+		return r.adopt(op.front, op.orderly)
 	}
 	return r.shutdown()
 }

@@ -78,15 +78,11 @@ func (r *resource) stopWorker(ctx context.Context) {
 	r.forget(w)
 }
 
-// abandon ends whatever a failed change of role has started.
+// abandon ends the worker of a failed change of role. A device that waits in use for
+// its promotion is left as it was.
 func (r *resource) abandon() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	if r.front != nil {
-		if err := r.dropFront(ctx, true); err != nil {
-			r.log.Error("the device could not be removed", "reason", err)
-		}
-	}
 	r.promoted = false
 	r.stopWorker(ctx)
 }
@@ -116,12 +112,19 @@ func (r *resource) enterPrimary(force bool) error {
 	r.setPhase("making the device")
 	ctx, cancel := context.WithTimeout(context.Background(), attachTimeout)
 	defer cancel()
-	if r.front == nil {
-		if r.front, err = r.d.newFront(r.current()); err != nil {
-			return err
+	if r.front != nil {
+		return r.serve(ctx, w)
+	}
+	if r.front, err = r.d.newFront(r.current()); err != nil {
+		return err
+	}
+	if err = r.serve(ctx, w); err != nil {
+		// Nobody can have begun to use it.
+		if e := r.dropFront(ctx, true); e != nil {
+			err = errors.Join(err, e)
 		}
 	}
-	return r.serve(ctx, w)
+	return err
 }
 
 // promote waits until the machine says that it may serve. It permits the machine to go on without its peer where the

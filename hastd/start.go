@@ -165,6 +165,7 @@ func open(o Options) (_ *server, err error) {
 	for _, sp := range specs {
 		s.d.addResource(sp)
 	}
+	s.d.adoptSurvivors()
 	return s, nil
 }
 
@@ -223,7 +224,7 @@ func newDaemon(c *config.Config, o Options, log *slog.Logger) (*Daemon, error) {
 		return nil, fmt.Errorf("kernel boot id: %w", err)
 	}
 	d.openLocal, d.openMeta = openBacking, openMetadata
-	d.hooks = newHooks(d)
+	d.hooks = newHooks(c.Node, log)
 	d.beats = watchdog()
 	return d, nil
 }
@@ -301,6 +302,7 @@ func (s *server) close() {
 	}
 	if s.d != nil {
 		s.d.running.Wait()
+		s.d.hooks.close()
 	}
 	if s.pid != nil {
 		s.pid.remove()

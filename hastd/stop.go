@@ -29,7 +29,7 @@ func (r *resource) shutdown() error {
 	}
 	r.stopWorker(ctx)
 	if r.front != nil {
-		r.front.release()
+		r.front.release(r.current().name)
 		r.front = nil
 	}
 	r.dials.close()

@@ -23,6 +23,7 @@ import (
 // workerProc is one worker process as its parent sees it, from start to reaping.
 // Everything that it tells is kept as the latest state; whoever waits for a change waits on the resource's changed channel.
 type workerProc struct {
+	name  string // of the resource
 	log   *slog.Logger
 	role  proto.Role
 	cmd   *exec.Cmd
@@ -70,7 +71,7 @@ func startWorker(s workerStart, prepare func(*workerProc)) (*workerProc, error) 
 		return nil, err
 	}
 	defer far.Close()
-	w := &workerProc{log: s.log, role: s.setup.Role, conn: near, grant: s.grant, born: time.Now(), done: make(chan struct{})}
+	w := &workerProc{name: s.setup.Resource, log: s.log, role: s.setup.Role, conn: near, grant: s.grant, born: time.Now(), done: make(chan struct{})}
 	prepare(w)
 	w.cmd = exec.Command("/proc/self/exe", "worker", s.setup.Resource, s.setup.Role.String())
 	// HAST's process title: scripts look for it to learn whether a worker still runs.

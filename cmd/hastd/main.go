@@ -57,7 +57,19 @@ func command(code *int) *cobra.Command {
 		&cobra.Command{Use: "worker", Hidden: true, DisableFlagParsing: true,
 			Run: func(_ *cobra.Command, args []string) { *code = worker.Main(args) }},
 		&cobra.Command{Use: "hold", Hidden: true, DisableFlagParsing: true,
-			Run: func(_ *cobra.Command, args []string) { *code = hold.Main(args) }},
+			Run: func(_ *cobra.Command, args []string) { *code = keep(args) }},
 	)
 	return c
+}
+
+// keep runs hold on the listening socket that it inherits; args is the socket's path.
+func keep(args []string) int {
+	if len(args) != 1 {
+		return proto.ExitUsage
+	}
+	if err := hold.Main(hold.Config{Path: args[0], Listener: os.NewFile(3, "hold")}); err != nil {
+		fmt.Fprintln(os.Stderr, "hastd hold:", err)
+		return proto.ExitSoftware
+	}
+	return proto.ExitOK
 }
