@@ -1,0 +1,107 @@
+package sim
+
+import (
+	"fmt"
+
+	"hast/extent"
+	"hast/proto"
+)
+
+// loaded is what a node finds in its metadata area.
+type loaded struct {
+	super  extent.Superblock
+	slot   int
+	dirty  *extent.Bitmap
+	never  *extent.Extents
+	active []extent.Extent
+	all    bool
+	mapSeq uint64
+}
+
+// load reads a metadata area the way the store does at start.
+func load(meta []byte, lay extent.Layout) (l loaded, err error) {
+	a, b := meta[lay.Super[0]:][:extent.SuperSize], meta[lay.Super[1]:][:extent.SuperSize]
+	l.super, l.slot, err = extent.PickSuperblock(a, b)
+	if err != nil {
+		return l, err
+	}
+	if l.super.Doubt != "" {
+		return l, fmt.Errorf("a superblock slot is damaged, which no fault of this world can do: %s", l.super.Doubt)
+	}
+	g := l.super.Geometry
+	l.dirty, l.never = extent.NewBitmap(g.Blocks()), extent.NewExtents(g.Extents())
+	for p := 0; p < lay.PageCount; p++ {
+		if err := extent.DecodePage(meta[lay.Pages+int64(p)*extent.PageSize:][:extent.PageSize], p, l.super.MetaID, g, l.dirty, l.never); err != nil {
+			extent.MarkPage(p, g, l.dirty, l.never)
+		}
+	}
+	slots := make([][]byte, len(lay.Map))
+	for i, off := range lay.Map {
+		slots[i] = meta[off:][:lay.MapSlot]
+	}
+	l.active, l.mapSeq, l.all, _ = extent.DecodeMapRing(slots, l.super.MetaID, g, int(l.super.HotExtents))
+	return l, nil
+}
+
+// create writes the metadata of a new copy, as hastctl create does.
+func create(meta []byte, lay extent.Layout, g extent.Geometry, hot int, id proto.ID) {
+	clear(meta)
+	sb := extent.Superblock{MetaID: id, Sequence: 1, Name: "sim", Geometry: g, HotExtents: uint32(hot), Data: proto.DataUpToDate}
+	sb.Encode(meta[lay.Super[0]:])
+	sb.Sequence = 2
+	sb.Encode(meta[lay.Super[1]:])
+	dirty, never := extent.NewBitmap(g.Blocks()), extent.NewExtents(g.Extents())
+	never.SetAll()
+	for p := 0; p < lay.PageCount; p++ {
+		extent.EncodePage(meta[lay.Pages+int64(p)*extent.PageSize:], p, id, g, dirty, never)
+	}
+	for i, off := range lay.Map {
+		extent.EncodeMap(meta[off:][:lay.MapSlot], id, uint64(i)+1, nil)
+	}
+}
+
+// marks is what the stable bytes of one node's metadata area say.
+type marks struct {
+	gen   uint64 // of the disk's metaStable that it was read from
+	super extent.Superblock
+	dirty []bool // by block: dirty bit
+	hot   []bool // by extent: active
+	never []bool // by extent
+	err   error
+}
+
+// marked reports whether block b is marked on this node.
+func (m *marks) marked(w *world, b int) bool {
+	return m.dirty[b] || m.hot[b/w.perExtent] || m.super.Flags&extent.FlagAllDirty != 0
+}
+
+// stableMarks decodes a node's stable metadata, if it changed since the last time.
+func (w *world) stableMarks(n int) *marks {
+	d, m := w.nodes[n].disk, &w.marks[n]
+	if m.gen == d.metaGen && m.dirty != nil {
+		return m
+	}
+	if m.dirty == nil {
+		m.dirty, m.hot, m.never = make([]bool, w.blocks), make([]bool, w.extents), make([]bool, w.extents)
+	}
+	m.gen = d.metaGen
+	l, err := load(d.metaStable, w.lay)
+	if m.err = err; err != nil {
+		return m
+	}
+	m.super = l.super
+	for b := range m.dirty {
+		m.dirty[b] = l.dirty.Test(extent.Block(b))
+	}
+	for e := range m.hot {
+		m.hot[e] = l.all
+		m.never[e] = l.never.Test(extent.Extent(e))
+	}
+	for _, e := range l.active {
+		m.hot[e] = true
+	}
+	return m
+}
+
+// super decodes a node's stable superblock.
+func (w *world) super(n int) *extent.Superblock { return &w.stableMarks(n).super }

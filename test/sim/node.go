@@ -1,0 +1,378 @@
+package sim
+
+import (
+	"hast/extent"
+	"hast/hastd/replica"
+	"hast/proto"
+	"hast/proto/wire"
+)
+
+// machine is what the two machines have in common.
+type machine interface {
+	Step(now replica.Time, ev *replica.Event, out *replica.Effects)
+	Deadline() replica.Time
+	Status() replica.Status
+}
+
+// Sizes of a worker's request table.
+const (
+	appTags  = 16
+	syncTags = 3
+)
+
+// node is one machine: its disk, and what the daemon on it is doing.
+type node struct {
+	w    *world
+	id   int
+	name proto.Node
+	disk *disk
+
+	up    bool // the kernel runs
+	power int  // counts losses of power
+	boot  proto.ID
+
+	role     proto.Role
+	alive    bool // a worker runs
+	inc      int  // counts workers
+	m        machine
+	out      replica.Effects
+	promoted bool // the term as primary is established: successors go on with it
+	stopping bool
+	stopped  func() // waits for EfStopped
+
+	link    *link
+	conns   replica.Conn
+	want    bool
+	dialing bool
+
+	bufs     [appTags + syncTags][]version
+	used     [appTags]bool
+	client   [appTags]*request // primary: whose tag it is
+	nextTick Time
+	front    front
+
+	memory       [appTags]*frame // secondary: frames that the machine holds, by tag
+	lastLoss     Time            // when its disk last lost something
+	intact       bool            // in sync at the last look, and no worker ended since
+	lostVolatile bool            // lost power as primary since
+	localFailed  bool            // this worker was told of a failed local write, flush or metadata transaction
+	flushEIO     bool            // rule 11: a flush failed here without a peer
+	flushEIOAt   Time
+	metaFailed   bool // this worker was told of a failed metadata transaction
+	lastDeath    Time // when a worker ended last, with what it held in memory
+	term         bool // rulePromoted has judged this worker
+	forced       bool
+	splitSeen    bool
+}
+
+func (n *node) hasTag() bool {
+	for _, u := range n.used {
+		if !u {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *node) takeTag() replica.Tag {
+	for i, u := range n.used {
+		if !u {
+			n.used[i] = true
+			return replica.Tag(i)
+		}
+	}
+	panic("sim: no tag")
+}
+
+// start begins a worker in a role.
+func (n *node) start(r proto.Role, successor bool) {
+	w := n.w
+	if !n.up || n.alive || n.disk.busy() {
+		panic("sim: a worker is started where none can be")
+	}
+	l, err := load(n.disk.meta, w.lay)
+	if err != nil {
+		w.fail("metadata", "node %s can't load its metadata: %v", n.name, err)
+		return
+	}
+	n.role, n.alive, n.inc = r, true, n.inc+1
+	n.link, n.conns, n.want, n.dialing, n.stopping, n.stopped, n.nextTick = nil, 0, false, false, false, nil, 0
+	n.used, n.client = [appTags]bool{}, [appTags]*request{}
+	n.localFailed, n.metaFailed, n.term, n.forced = false, false, false, false
+	n.memory = [appTags]*frame{}
+	cfg := replica.Config{Node: n.name, Name: "sim", BootID: n.boot, Layout: w.lay, AppTags: appTags, SyncTags: syncTags,
+		Settings: w.settings(), Super: l.super, SuperSlot: l.slot, Dirty: l.dirty, Never: l.never, Active: l.active, AllActive: l.all, MapSeq: l.mapSeq,
+		Successor: successor}
+	if successor {
+		cfg.Grace = w.rnd.skew(200*msec, 3*sec)
+	}
+	w.tracef(n.id, "start %s successor=%v data=%s flags=%s epoch=%s gen=%s base=%s", r, successor, l.super.Data, l.super.Flags, l.super.Epoch, l.super.Current.Short(), l.super.Base.Short())
+	if r == proto.RolePrimary {
+		n.m = replica.NewPrimary(cfg)
+	} else {
+		n.m = replica.NewSecondary(cfg)
+	}
+	n.step(&replica.Event{Kind: replica.EvStart, Wall: w.wall(), Random: [4]uint64{w.rnd.next(), w.rnd.next(), w.rnd.next(), w.rnd.next()}})
+}
+
+// die ends the worker at once; its disk operations end by themselves.
+func (n *node) die() {
+	if !n.alive {
+		return
+	}
+	n.w.tracef(n.id, "worker dies")
+	n.w.workerEnds(n)
+	n.alive, n.inc, n.m, n.stopped = false, n.inc+1, nil, nil
+	n.w.abandonLink(n, n.w.rnd.one(3))
+}
+
+// step gives the machine one event and carries out what it asks for.
+func (n *node) step(ev *replica.Event) {
+	w := n.w
+	if !n.alive {
+		return
+	}
+	w.steps++
+	if w.trace != nil {
+		w.traceEvent(n, ev)
+	}
+	n.out.Reset()
+	n.m.Step(w.now, ev, &n.out)
+	inc := n.inc
+	for i := range n.out.List {
+		e := &n.out.List[i]
+		if w.trace != nil {
+			w.traceEffect(n, e)
+		}
+		n.do(e)
+		if n.inc != inc {
+			return
+		}
+	}
+	n.plan()
+}
+
+// plan arranges for the next tick.
+func (n *node) plan() {
+	d := n.m.Deadline()
+	if n.nextTick != 0 && n.nextTick <= d && n.nextTick > n.w.now {
+		return
+	}
+	d = max(d, n.w.now+1)
+	n.nextTick = d
+	inc := n.inc
+	n.w.after(d-n.w.now, func() {
+		if n.inc == inc && n.nextTick == d {
+			n.nextTick = 0
+			n.step(&replica.Event{Kind: replica.EvTick, Wall: n.w.wall()})
+		}
+	})
+}
+
+func (n *node) do(e *replica.Effect) {
+	w := n.w
+	switch e.Kind {
+	case replica.EfReply:
+		n.replied(e.Tag, e.Errno)
+	case replica.EfRelease:
+		if r := n.client[e.Tag]; r != nil && !r.done {
+			w.fail("contract", "node %s releases tag %d unanswered", n.name, e.Tag)
+		}
+		n.used[e.Tag] = false
+		n.memory[e.Tag] = nil
+		n.client[e.Tag] = nil
+	case replica.EfDisk:
+		n.submit(e)
+	case replica.EfDigest:
+		n.digest(e)
+	case replica.EfSend:
+		n.send(e)
+	case replica.EfMeta:
+		n.persist(e.Meta)
+	case replica.EfConnect:
+		n.want = true
+		w.dial(n)
+	case replica.EfDisconnect:
+		w.disconnect(n, e.Conn)
+	case replica.EfReport:
+		if e.Report.Kind == replica.ReportSplitBrain {
+			n.splitSeen = true
+		}
+	case replica.EfStopped:
+		if f := n.stopped; f != nil {
+			n.stopped = nil
+			w.after(0, f)
+		}
+	}
+}
+
+func sectors(off proto.Offset, l proto.Length) (first, n int) {
+	return int(off / sector), int(l / sector)
+}
+
+// submit carries out an EfDisk.
+func (n *node) submit(e *replica.Effect) {
+	w := n.w
+	first, cnt := sectors(e.Off, e.Len)
+	op := &diskOp{tag: uint32(e.Tag), op: e.Op, first: first, n: cnt, fua: e.FUA}
+	if e.Op == proto.OpWrite || e.Op == proto.OpZero {
+		op.vers = w.slice(cnt)
+		copy(op.vers, n.content(e.Tag, e.Op, cnt))
+		w.ruleMarkedFirst(n, e, first, cnt)
+	}
+	inc, tag := n.inc, e.Tag
+	n.disk.submit(op, func(errno proto.Errno) {
+		if n.inc != inc {
+			return
+		}
+		ev := replica.Event{Kind: replica.EvDisk, Tag: tag, Errno: errno}
+		if op.op == proto.OpRead && errno == proto.OK {
+			buf := n.bufs[tag][:cnt]
+			copy(buf, n.disk.cache[first:first+cnt])
+			if allZero(buf) {
+				ev.Mask = 1
+			}
+		}
+		if errno != proto.OK && op.op != proto.OpRead {
+			n.failedLocally(op.op)
+		}
+		n.step(&ev)
+	})
+}
+
+// failedLocally notes what the worker is about to hear.
+func (n *node) failedLocally(op proto.Op) {
+	n.localFailed = true
+	if op == proto.OpFlush && n.role == proto.RolePrimary && n.m.Status().Link != replica.LinkConnected {
+		n.flushEIO, n.flushEIOAt = true, n.w.now
+	}
+	if n.role == proto.RolePrimary && n.m.Status().Link != replica.LinkConnected {
+		n.w.oracleOf(n).dropVolatile()
+	}
+}
+
+func allZero(v []version) bool {
+	for _, x := range v {
+		if x&zeroBit == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// content returns what a tag's buffer holds; for zeroes of the front-end, the version that stands for them.
+func (n *node) content(t replica.Tag, op proto.Op, cnt int) []version {
+	if op == proto.OpZero && int(t) < appTags {
+		if r := n.client[t]; r != nil {
+			out := n.w.slice(cnt)
+			for i := range out {
+				out[i] = r.ver
+			}
+			return out
+		}
+	}
+	return n.bufs[t][:cnt]
+}
+
+func (n *node) digest(e *replica.Effect) {
+	first, cnt := sectors(e.Off, e.Len)
+	inc, tag := n.inc, e.Tag
+	n.disk.submit(&diskOp{tag: uint32(tag), op: proto.OpRead, first: first, n: cnt}, func(errno proto.Errno) {
+		if n.inc != inc {
+			return
+		}
+		ev := replica.Event{Kind: replica.EvDigest, Tag: tag, Errno: errno}
+		buf, got := n.bufs[tag][:cnt], n.disk.cache[first:first+cnt]
+		if n.role == proto.RolePrimary {
+			copy(buf, got)
+		} else if errno == proto.OK {
+			for b := 0; b < cnt/8; b++ {
+				equal := true
+				for s := b * 8; s < b*8+8; s++ {
+					equal = equal && buf[s] == got[s]
+				}
+				if equal {
+					ev.Mask |= 1 << b
+				}
+			}
+		}
+		n.step(&ev)
+	})
+}
+
+func (n *node) persist(blocks []replica.MetaBlock) {
+	list := make([]metaWrite, len(blocks))
+	for i, b := range blocks {
+		list[i] = metaWrite{b.Off, append([]byte(nil), b.Data...)}
+	}
+	inc := n.inc
+	n.disk.submitMeta(list, func(errno proto.Errno) {
+		if n.inc != inc {
+			return
+		}
+		if errno != proto.OK {
+			n.localFailed, n.metaFailed = true, true
+		}
+		n.step(&replica.Event{Kind: replica.EvMeta, Errno: errno})
+	})
+}
+
+// send carries out an EfSend. The payload is taken at once: a machine leaves it alone until the peer has answered.
+func (n *node) send(e *replica.Effect) {
+	w := n.w
+	f := &frame{head: e.Head}
+	if e.Body != nil {
+		f.body = append([]byte(nil), e.Body...)
+	}
+	_, cnt := sectors(e.Head.Offset, e.Head.Length)
+	switch h := &e.Head; {
+	case h.Type == wire.TypeZero:
+		f.vers = append(w.slice(0), n.content(replica.Tag(uint32(h.Seq)), proto.OpZero, cnt)...)
+	case e.Payload:
+		f.vers = append(w.slice(0), n.bufs[e.Tag][:cnt]...)
+		if h.Type == wire.TypeData && h.Flags&wire.FlagSync != 0 && allZero(f.vers) {
+			f.head.Compression = wire.CompressionHole
+		}
+	}
+	if n.role == proto.RolePrimary && (e.Head.Type == wire.TypeWrite || e.Head.Type == wire.TypeZero) {
+		first, _ := sectors(e.Head.Offset, e.Head.Length)
+		w.ruleMarkedFrame(n, &e.Head, first, cnt)
+	}
+	w.transmit(n, e.Conn, f)
+}
+
+// receive hands a frame to the machine, with its payload in a tag's buffer.
+func (n *node) receive(conn replica.Conn, f *frame) {
+	ev := replica.Event{Kind: replica.EvFrame, Conn: conn, Head: f.head, Body: f.body}
+	if n.role == proto.RolePrimary {
+		if f.head.Type == wire.TypeData {
+			ev.Tag = replica.Tag(uint32(f.head.Seq))
+			if int(ev.Tag) < len(n.bufs) {
+				copy(n.bufs[ev.Tag], f.vers)
+			}
+		}
+		if f.head.Type == wire.TypeStarted {
+			n.w.ruleHandshakeKeepsMarks(n.link)
+		}
+	} else if f.head.Type < wire.TypeAck {
+		ev.Tag = n.takeTag()
+		copy(n.bufs[ev.Tag], f.vers)
+		n.memory[ev.Tag] = f
+	}
+	n.step(&ev)
+}
+
+func (w *world) settings() replica.Settings {
+	return replica.Settings{Mode: w.mode, Freeze: w.opt.Freeze, IdleClean: 2 * sec}
+}
+
+// Metadata area of a new copy.
+func (n *node) create() {
+	d := n.disk
+	create(d.metaStable, n.w.lay, n.w.geo, hotExtents, proto.IDFromWords(n.w.rnd.next(), n.w.rnd.next()))
+	copy(d.meta, d.metaStable)
+	d.metaLog = d.metaLog[:0]
+	d.metaGen++
+}
+
+const hotExtents = extent.MinHot

@@ -1,0 +1,43 @@
+package sim
+
+import (
+	"encoding/binary"
+
+	"hast/hastd/role"
+	"hast/proto"
+	"hast/proto/wire"
+)
+
+// Rule 7: both nodes reach mirror-image verdicts, or neither acts; after a refusal nothing flows.
+
+// seeFrame looks at every frame that goes out.
+func (w *world) seeFrame(l *link, n *node, f *frame) {
+	h := &f.head
+	switch h.Type {
+	case wire.TypeVerdict:
+		if len(f.body) >= 8 {
+			l.verdict[n.id] = role.Action(binary.LittleEndian.Uint32(f.body[4:]))
+		}
+		return
+	case wire.TypeHello, wire.TypeBye, wire.TypeKeepalive:
+		return
+	}
+	if h.Type == wire.TypeSyncDone {
+		w.nodes[0].flushEIO, w.nodes[1].flushEIO = false, false
+	}
+	if n.role == proto.RoleSecondary {
+		w.ruleFailureRecorded(n, h)
+	}
+	if l.established && h.Flags&wire.FlagSync != 0 && (h.Type == wire.TypeWrite || h.Type == wire.TypeData || h.Type == wire.TypeZero) {
+		l.moved += int(h.Length / proto.BlockSize)
+	}
+	a, b := l.verdict[0], l.verdict[1]
+	switch {
+	case a == 0 || b == 0:
+		w.fail("rule07", "node %s sends a frame of type %d before both verdicts", n.name, h.Type)
+	case a.Mirror() != b:
+		w.fail("rule07", "node %s sends a frame of type %d after the verdicts %s and %s", n.name, h.Type, a, b)
+	case a > role.TargetFull:
+		w.fail("rule07", "node %s sends a frame of type %d after the refusal %s", n.name, h.Type, a)
+	}
+}

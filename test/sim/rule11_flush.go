@@ -1,0 +1,8 @@
+package sim
+
+// Rule 11: after a failed flush without a peer nothing is acknowledged until the copy is synced or made anew.
+func (w *world) ruleFlushFinal(n *node, r *request) {
+	if n.flushEIO && n.link == nil && r.inv > n.flushEIOAt {
+		w.fail("rule11", "node %s acknowledges a %s after a failed flush, without a peer", n.name, r.op)
+	}
+}

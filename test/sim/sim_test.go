@@ -1,0 +1,30 @@
+package sim
+
+import (
+	"fmt"
+	"os"
+	"testing"
+)
+
+func TestFew(t *testing.T) {
+	n := map[string][]uint64{}
+	for s := uint64(1); s <= 300; s++ {
+		r := Run(s, Draw(s), false)
+		if r.Violation != nil {
+			n[r.Violation.Checker] = append(n[r.Violation.Checker], s)
+			if len(n[r.Violation.Checker]) < 4 {
+				t.Logf("%d: %+v\n%s", s, r.Violation, fmt.Sprintf("%+v", r.Options))
+			}
+		}
+	}
+	t.Log(n)
+}
+
+func TestOne(t *testing.T) {
+	var s uint64
+	fmt.Sscan(os.Getenv("SEED"), &s)
+	r := Run(s, Draw(s), true)
+	for _, l := range r.Trace {
+		fmt.Println(l)
+	}
+}
