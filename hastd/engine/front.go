@@ -1,0 +1,122 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"hast/hastd/device"
+	"hast/hastd/replica"
+	"hast/proto"
+)
+
+// The engine is the front-end's device.Sink.
+
+// Get implements device.Sink.
+func (e *Engine) Get(n proto.Length) *device.Request { return e.get(n, true) }
+
+// TryGet implements device.Sink.
+func (e *Engine) TryGet(n proto.Length) *device.Request { return e.get(n, false) }
+
+func (e *Engine) get(n proto.Length, wait bool) *device.Request {
+	en := e.table.get(int(n), wait)
+	if en == nil {
+		return nil
+	}
+	return &en.req
+}
+
+// Put implements device.Sink.
+func (e *Engine) Put(r *device.Request) { e.table.drop(r.Tag) }
+
+// Submit implements device.Sink.
+func (e *Engine) Submit(list []*device.Request) {
+	if !e.leaseHolds() {
+		e.heldMu.Lock()
+		if !e.leased.Load() {
+			e.held = append(e.held, list...)
+			e.heldMu.Unlock()
+			return
+		}
+		e.heldMu.Unlock()
+	}
+	began := time.Now().UnixNano()
+	e.inMu.Lock()
+	for _, r := range list {
+		en := &e.table.entries[r.Tag]
+		en.refs.Add(1) // the machine's
+		en.began = began
+		e.inbox = append(e.inbox, replica.Event{Kind: replica.EvIO, Tag: replica.Tag(r.Tag), Op: r.Op, FUA: r.FUA, NoUnmap: r.NoUnmap, Off: r.Off, Len: r.Len})
+	}
+	e.inMu.Unlock()
+	e.pump()
+}
+
+// answer gives requests back to their owners, in runs of one owner. Without a lease nothing is answered: the
+// parent may have let somebody else be primary meanwhile.
+func (e *Engine) answer(list []*device.Request) {
+	if !e.leaseHolds() {
+		e.heldMu.Lock()
+		if !e.leased.Load() {
+			e.heldAn = append(e.heldAn, list...)
+			e.heldMu.Unlock()
+			return
+		}
+		e.heldMu.Unlock()
+	}
+	now := time.Now().UnixNano()
+	for len(list) > 0 {
+		k := 1
+		for k < len(list) && list[k].Owner == list[0].Owner {
+			k++
+		}
+		for _, r := range list[:k] {
+			e.total.Add(time.Duration(now - e.table.entries[r.Tag].began))
+		}
+		list[0].Owner.Complete(list[:k])
+		list = list[k:]
+	}
+}
+
+// leaseHolds looks at the lease and remembers that it ran out.
+func (e *Engine) leaseHolds() bool {
+	if e.cfg.Lease == nil {
+		return true
+	}
+	if !e.cfg.Lease() {
+		e.leased.Store(false)
+	}
+	return e.leased.Load()
+}
+
+// leasePoll is how often an expired lease is looked at again: half of what anybody would notice.
+const leasePoll = 20 * time.Millisecond
+
+// watchLease lets I/O go on when the lease is good again.
+func (e *Engine) watchLease(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.stopped:
+			return
+		case <-time.After(leasePoll):
+		}
+		if e.leased.Load() || !e.cfg.Lease() {
+			continue
+		}
+		e.heldMu.Lock()
+		e.leased.Store(true)
+		in, out := e.held, e.heldAn
+		e.held, e.heldAn = nil, nil
+		e.heldMu.Unlock()
+		if len(out) > 0 {
+			e.answer(out)
+		}
+		if len(in) > 0 {
+			e.Submit(in)
+		}
+	}
+}
+
+// Leased reports whether I/O goes on, for status.
+func (e *Engine) Leased() bool { return e.leased.Load() }

@@ -1,0 +1,126 @@
+package engine
+
+import (
+	"hast/hastd/peer"
+	"hast/hastd/replica"
+	"hast/proto"
+	"hast/proto/wire"
+)
+
+// handler receives one link's frames. Each connection has its goroutine, so taken is
+// indexed by connection.
+type handler struct {
+	e     *Engine
+	conn  replica.Conn
+	taken [2]*entry // a secondary's entry for the frame whose payload is being read
+}
+
+// Buffer implements peer.Handler: where a frame's payload goes.
+func (h *handler) Buffer(k peer.Kind, f *wire.Header) []byte {
+	e := h.e
+	if e.cfg.Primary {
+		// DATA answers a READ of ours; its buffer has waited for it.
+		tag := uint32(f.Seq)
+		if f.Type != wire.TypeData || int(tag) >= len(e.table.entries) {
+			return nil
+		}
+		en := &e.table.entries[tag]
+		if en.readSeq.Load() != f.Seq || int(f.Length) > len(en.buf) {
+			return nil
+		}
+		return en.buf
+	}
+	en := e.take(int(f.Length))
+	if en == nil {
+		return nil
+	}
+	h.taken[k-1] = en
+	if f.Type == wire.TypeDigest {
+		return en.digests
+	}
+	return en.buf
+}
+
+// Frame implements peer.Handler.
+func (h *handler) Frame(k peer.Kind, f *wire.Header, payload []byte) {
+	e := h.e
+	ev := replica.Event{Kind: replica.EvFrame, Conn: h.conn, Head: *f}
+	if f.Type >= wire.TypeAck {
+		if f.Type == wire.TypeAck || f.Type == wire.TypeDigestResult {
+			e.post(ev)
+			return
+		}
+		ev.Body = payload
+		e.stepNow(&ev)
+		return
+	}
+	switch {
+	case e.cfg.Primary:
+		tag := uint32(f.Seq)
+		if f.Type != wire.TypeData || int(tag) >= len(e.table.entries) || e.table.entries[tag].readSeq.Swap(0) != f.Seq {
+			e.breakOff(h.conn)
+			return
+		}
+		ev.Tag = replica.Tag(tag)
+	default:
+		en := h.taken[k-1]
+		h.taken[k-1] = nil
+		if en == nil { // no payload
+			n := 0
+			if f.Type == wire.TypeRead {
+				n = int(f.Length)
+			}
+			if n > int(proto.MaxRequest) {
+				e.breakOff(h.conn)
+				return
+			}
+			if en = e.take(n); en == nil {
+				return
+			}
+		}
+		ev.Tag = replica.Tag(en.req.Tag)
+	}
+	e.post(ev)
+}
+
+// take gets an entry; before it waits for one, what has arrived is worked on, for that is what frees entries.
+func (e *Engine) take(n int) *entry {
+	if en := e.table.get(n, false); en != nil {
+		return en
+	}
+	e.pump()
+	return e.table.get(n, true)
+}
+
+// Idle implements peer.Handler: what the batch brought is worked on.
+func (h *handler) Idle(peer.Kind) { h.e.pump() }
+
+// Sent implements peer.Handler. It takes no lock that is held while frames are queued.
+func (h *handler) Sent(_ peer.Kind, tags []uint32) {
+	for _, t := range tags {
+		h.e.table.drop(t)
+	}
+}
+
+// end gives back what a broken link left half read.
+func (h *handler) end() {
+	for i, en := range h.taken {
+		if en != nil {
+			h.taken[i] = nil
+			h.e.table.drop(en.req.Tag)
+		}
+	}
+}
+
+// breakOff ends a link whose peer sent what nobody asked for.
+func (e *Engine) breakOff(conn replica.Conn) {
+	e.mu.Lock()
+	l := e.link
+	if e.conn != conn {
+		l = nil
+	}
+	e.mu.Unlock()
+	if l != nil {
+		l.Close("a frame that answers nothing")
+	}
+}
