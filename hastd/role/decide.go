@@ -42,21 +42,34 @@ func Decide(mine, theirs Side) Verdict {
 
 // direction compares the data alone.
 func direction(mine, theirs *Side) Verdict {
+	// Before blankness: a blank target stays blank until its first sync is done.
+	if v, ok := session(mine, theirs); ok {
+		return v
+	}
 	switch {
 	case mine.Blank && theirs.Blank:
-		return Verdict{NoSync, 10, "both copies are blank"}
+		return blank(mine, theirs)
 	case mine.Blank:
 		return Verdict{TargetFull, 11, "this copy is blank"}
 	case theirs.Blank:
 		return Verdict{SourceFull, 11, "the peer's copy is blank"}
 	}
-	if v, ok := session(mine, theirs); ok {
-		return v
-	}
 	if mine.Current == theirs.Current {
 		return equal(mine, theirs)
 	}
 	return related(mine, theirs)
+}
+
+// blank decides between two copies without a generation: nothing was ever
+// written through either, so there is nothing to move (rule 16). Marks or half a
+// sync on one of them contradict that, and neither copy can say what the truth is.
+func blank(mine, theirs *Side) Verdict {
+	for _, s := range []*Side{mine, theirs} {
+		if s.Marks || s.Data == proto.DataInconsistent {
+			return Verdict{Refused, 9, fmt.Sprintf("both copies are blank, yet %s has marks or half a sync: run role init, create --force, role secondary there", s.Node)}
+		}
+	}
+	return Verdict{NoSync, 10, "both copies are blank"}
 }
 
 // session goes on with a sync that both remember and neither has left behind.
@@ -69,7 +82,8 @@ func session(mine, theirs *Side) (Verdict, bool) {
 		source, target = theirs, mine
 	}
 	// The source may have gone on to newer generations; the target must not have.
-	if target.Data != proto.DataInconsistent || source.Data == proto.DataInconsistent || !source.descends(target.Current) {
+	if target.Data != proto.DataInconsistent || source.Data == proto.DataInconsistent || source.Blank ||
+		!target.Blank && !source.descends(target.Current) {
 		return Verdict{}, false
 	}
 	if mine == source {
@@ -116,6 +130,11 @@ func sourceOfEqual(mine, theirs *Side) bool {
 			source = other
 		}
 		return source == mine
+	}
+	// Neither crashed. What has no marks has nothing that the other lacks; what has them may
+	// hold writes that async acknowledged and the link lost.
+	if mine.Marks != theirs.Marks {
+		return mine.Marks
 	}
 	if mine.Role != theirs.Role {
 		return mine.Role == proto.RolePrimary
