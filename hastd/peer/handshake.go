@@ -203,22 +203,36 @@ func shake(ctx context.Context, cfg *Config, p *Pair) ([]*channel, error) {
 	return chans, both(chans, func(c *channel) error { return c.prove(key, transcript, p.Initiator) })
 }
 
-// both runs a step on the two connections at once and waits for both; the first failure ends the other's wait.
+// refusalWait is how long one connection's failure waits for the other's, which may be the one that says why.
+const refusalWait = 200 * time.Millisecond
+
+// both runs a step on the two connections at once and waits for both. The first failure bounds the other's wait; the more telling one is returned.
 func both(chans []*channel, step func(*channel) error) error {
 	errs := make(chan error, len(chans))
 	for _, c := range chans {
 		go func() { errs <- step(c) }()
 	}
-	var first error
+	var worst error
 	for range chans {
-		if err := <-errs; err != nil && first == nil {
-			first = err
+		err := <-errs
+		if err == nil {
+			continue
+		}
+		if worst == nil {
 			for _, c := range chans {
-				c.raw.SetDeadline(time.Unix(1, 0))
+				c.raw.SetDeadline(time.Now().Add(refusalWait))
 			}
 		}
+		if worst == nil || telling(err) && !telling(worst) {
+			worst = err
+		}
 	}
-	return first
+	return worst
+}
+
+// telling reports whether err is a reason, not the other side's reaction to one.
+func telling(err error) bool {
+	return errors.Is(err, ErrKeys) || errors.Is(err, ErrEncrypt) || errors.Is(err, ErrReflected)
 }
 
 // open exchanges the openings.

@@ -107,6 +107,9 @@ type runner struct {
 func start(l *Link, h Handler) *runner {
 	r := &runner{l: l, done: make(chan struct{})}
 	go func() { r.err = l.Run(context.Background(), h); close(r.done) }()
+	for !l.started.Load() {
+		time.Sleep(10 * time.Microsecond)
+	}
 	return r
 }
 

@@ -1,0 +1,586 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hast/proto"
+	"hast/proto/wire"
+)
+
+// tagTable is a table of payload buffers as an engine has one: a buffer is used
+// again, and poisoned, as soon as Sent gives it back.
+type tagTable struct {
+	recorder
+	mu   sync.Mutex
+	free chan uint32
+	bufs [][]byte
+	out  map[uint32]bool
+}
+
+func newTagTable(n int) *tagTable {
+	t := &tagTable{free: make(chan uint32, n), bufs: make([][]byte, n), out: map[uint32]bool{}}
+	for i := range n {
+		t.bufs[i] = make([]byte, proto.MaxRequest)
+		t.free <- uint32(i)
+	}
+	return t
+}
+
+func (t *tagTable) Sent(_ Kind, tags []uint32) {
+	t.mu.Lock()
+	for _, tag := range tags {
+		if !t.out[tag] {
+			panic("a tag that was not sent, or twice")
+		}
+		delete(t.out, tag)
+		b := t.bufs[tag]
+		for i := 0; i < len(b); i += 512 {
+			b[i] = 0xdd // poison
+		}
+	}
+	t.mu.Unlock()
+	for _, tag := range tags {
+		t.free <- tag
+	}
+}
+
+// pattern fills b by a seed: zeroes, text, noise, or one byte only.
+func pattern(b []byte, seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 0))
+	switch seed % 4 {
+	case 0:
+		clear(b)
+	case 1:
+		for i := range b {
+			b[i] = "all work and no play "[i%21]
+		}
+		binary.LittleEndian.PutUint64(b, seed)
+	default:
+		for i := 0; i+8 <= len(b); i += 8 {
+			binary.LittleEndian.PutUint64(b[i:], r.Uint64())
+		}
+	}
+}
+
+// checker receives what mixer sends and compares.
+type checker struct {
+	recorder
+	t       testing.TB
+	scratch []byte
+	next    uint64
+	buf     []byte
+	seen    int
+}
+
+func (c *checker) Buffer(_ Kind, h *wire.Header) []byte { return c.buf[:h.DataSize()] }
+
+func (c *checker) Frame(k Kind, h *wire.Header, p []byte) {
+	if k != Data {
+		c.recorder.Frame(k, h, p)
+		return
+	}
+	if h.Seq != c.next {
+		c.t.Errorf("frame %d arrived as number %d", h.Seq, c.next)
+	}
+	c.next++
+	c.seen++
+	if h.Type == wire.TypeWrite || h.Type == wire.TypeDigest {
+		want := c.scratch[:h.DataSize()]
+		pattern(want, h.Seq)
+		if !bytes.Equal(p, want) {
+			c.t.Errorf("frame %d (%s, %d bytes, %s/%s): data differ", h.Seq, h.Type, h.Length, h.Compression, h.Checksum)
+		}
+	}
+}
+
+// TestMixed sends frames of all kinds and sizes with every compression and
+// checksum, both ways at once, with buffers poisoned as soon as they are given back.
+func TestMixed(t *testing.T) {
+	modes(t, func(t *testing.T, encrypt bool) {
+		for c := wire.CompressionNone; c.Valid(); c++ {
+			for s := wire.ChecksumNone; s.Valid(); s++ {
+				mixed(t, encrypt, c, s)
+			}
+		}
+	})
+}
+
+func mixed(t *testing.T, encrypt bool, comp wire.Compression, sum wire.Checksum) {
+	ca, cb := config("a"), config("b")
+	ca.Encrypt, cb.Encrypt = encrypt, encrypt
+	ca.Compression, ca.Checksum = comp, sum // b keeps hole and crc32c: the two need not agree
+	a, b := links(t, ca, cb)
+	handler := func() (*tagTable, *checker, Handler) {
+		tt := newTagTable(8)
+		ch := &checker{t: t, scratch: make([]byte, proto.MaxRequest), buf: make([]byte, proto.MaxRequest)}
+		return tt, ch, &both2{ch, tt}
+	}
+	ta, cha, ha := handler()
+	tb, chb, hb := handler()
+	ra, rb := start(a, ha), start(b, hb)
+	const frames = 60
+	var wg sync.WaitGroup
+	wg.Go(func() { sendMixed(t, a, ta, frames, 1) })
+	wg.Go(func() { sendMixed(t, b, tb, frames, 2) })
+	wg.Wait()
+	until(t, "all tags to come back", func() bool { return len(ta.free) == 8 && len(tb.free) == 8 })
+	until(t, "all frames", func() bool {
+		return a.Counters(Data).FramesIn == frames && b.Counters(Data).FramesIn == frames
+	})
+	stop(t, ra, rb)
+	if cha.seen != frames || chb.seen != frames {
+		t.Errorf("%v/%v: %d and %d of %d frames", comp, sum, cha.seen, chb.seen, frames)
+	}
+	if n := b.Counters(Data); n.FramesIn != frames || n.BytesIn != a.Counters(Data).BytesOut {
+		t.Errorf("counters %+v, %+v", n, a.Counters(Data))
+	}
+}
+
+// both2 joins a checker's receiving with a table's Sent.
+type both2 struct {
+	*checker
+	table *tagTable
+}
+
+func (b *both2) Sent(k Kind, tags []uint32) { b.table.Sent(k, tags) }
+
+func sendMixed(t *testing.T, l *Link, tt *tagTable, frames int, seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 99))
+	sizes := []int{512, 4096, 4096, 8192, 65536, 131072, 99 * 512, 1 << 20}
+	for i := range frames {
+		var err error
+		switch r.IntN(6) {
+		case 0:
+			err = l.Send(Data, &wire.Header{Type: wire.TypeFlush, Seq: uint64(i)}, nil, 0)
+		case 1:
+			tag := <-tt.free
+			p := tt.bufs[tag][:64*wire.DigestSize]
+			pattern(p, uint64(i))
+			tt.take(tag)
+			err = l.Send(Data, &wire.Header{Type: wire.TypeDigest, Seq: uint64(i), Length: 256 << 10}, p, tag)
+		default:
+			n := sizes[r.IntN(len(sizes))]
+			tag := <-tt.free
+			p := tt.bufs[tag][:n]
+			pattern(p, uint64(i))
+			tt.take(tag)
+			err = l.Send(Data, &wire.Header{Type: wire.TypeWrite, Seq: uint64(i), Length: proto.Length(n)}, p, tag)
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if r.IntN(3) == 0 || len(tt.free) == 0 {
+			l.Flush(Data)
+		}
+		if r.IntN(8) == 0 {
+			l.Send(Control, &wire.Header{Type: wire.TypeAck, Seq: uint64(i)}, nil, 0)
+			l.Flush(Control)
+		}
+	}
+	l.Flush(Data)
+}
+
+func (t *tagTable) take(tag uint32) { t.mu.Lock(); t.out[tag] = true; t.mu.Unlock() }
+
+// TestControlBodies: bodies of every size arrive, from memory that the caller changes at once.
+func TestControlBodies(t *testing.T) {
+	modes(t, func(t *testing.T, encrypt bool) {
+		ca, cb := config("a"), config("b")
+		ca.Encrypt, cb.Encrypt = encrypt, encrypt
+		ca.Checksum = wire.ChecksumNone
+		a, b := links(t, ca, cb)
+		var rec recorder
+		// Queued before Run, and more than fits the bound for bodies.
+		body := make([]byte, wire.MaxBody)
+		early := a.Send(Control, &wire.Header{Type: wire.TypeHello}, []byte("hello"), 0)
+		ra, rb := start(a, &recorder{}), start(b, &rec)
+		for i := range 200 {
+			n := []int{0, 1, 100, 5000, wire.MaxBody}[i%5]
+			pattern(body, uint64(i))
+			if err := a.Send(Control, &wire.Header{Type: wire.TypeBitmap, Seq: uint64(i)}, body[:n], 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.Flush(Control)
+		until(t, "the bodies", func() bool { n, _ := rec.count(); return n == 201 })
+		stop(t, ra, rb)
+		if early != nil || string(rec.frames[0].data) != "hello" {
+			t.Errorf("sent before Run: %v", early)
+		}
+		want := make([]byte, wire.MaxBody)
+		for i, g := range rec.frames[1:201] {
+			pattern(want, uint64(i))
+			if g.h.Seq != uint64(i) || !bytes.Equal(g.data, want[:len(g.data)]) || len(g.data) != []int{0, 1, 100, 5000, wire.MaxBody}[i%5] {
+				t.Fatalf("body %d of %d bytes differs", i, len(g.data))
+			}
+		}
+		if last := rec.frames[len(rec.frames)-1]; last.h.Type != wire.TypeBye || string(last.data) != "test over" {
+			t.Errorf("the last frame is %s", last.h.Type)
+		}
+		if rec.idles == 0 {
+			t.Error("Idle was never called")
+		}
+	})
+}
+
+// TestSilentPeer: the other end stops to exist without a word; idle, and while we send.
+func TestSilentPeer(t *testing.T) {
+	modes(t, func(t *testing.T, encrypt bool) {
+		for _, load := range []bool{false, true} {
+			ca, cb := config("a"), config("b")
+			ca.Encrypt, cb.Encrypt = encrypt, encrypt
+			ca.Timeout, cb.Timeout = 400*time.Millisecond, 400*time.Millisecond
+			a, _ := links(t, ca, cb) // b never runs
+			tt := newTagTable(4)
+			begin := time.Now()
+			ra := start(a, tt)
+			if load {
+				go func() {
+					for tag := range tt.free {
+						tt.take(tag)
+						if a.Send(Data, writeFrame(0, 1<<20), tt.bufs[tag], tag) != nil {
+							tt.mu.Lock()
+							delete(tt.out, tag)
+							tt.mu.Unlock()
+							return
+						}
+						a.Flush(Data)
+					}
+				}()
+			}
+			err := ra.wait(t)
+			if d := time.Since(begin); d < ca.Timeout/2 || d > ca.Timeout*3/2 {
+				t.Errorf("load=%v: noticed after %v: %v", load, d, err)
+			}
+			if !load && !errors.Is(err, ErrSilent) {
+				t.Error(err)
+			}
+			until(t, "the tags", func() bool { tt.mu.Lock(); defer tt.mu.Unlock(); return len(tt.out) == 0 })
+		}
+	})
+}
+
+// TestKeepalive: two idle ends stay together for many timeouts, also while one only receives.
+func TestKeepalive(t *testing.T) {
+	ca, cb := config("a"), config("b")
+	ca.Timeout, cb.Timeout = 200*time.Millisecond, 200*time.Millisecond
+	a, b := links(t, ca, cb)
+	var rec recorder
+	ra, rb := start(a, &recorder{}), start(b, &rec)
+	time.Sleep(5 * ca.Timeout)
+	if n, _ := rec.count(); n != 0 {
+		t.Error("keepalives are delivered")
+	}
+	if n := b.Counters(Control).FramesIn; n < 15 || n > 40 {
+		t.Errorf("%d keepalives in five timeouts", n)
+	}
+	stop(t, ra, rb)
+}
+
+// TestSlowHandlerIsNotSilence: while our own handler works, the peer's silence does not count.
+func TestSlowHandlerIsNotSilence(t *testing.T) {
+	ca, cb := config("a"), config("b")
+	ca.Timeout, cb.Timeout = 200*time.Millisecond, 10*time.Second
+	a, b := links(t, ca, cb)
+	rec := &recorder{stop: make(chan struct{})}
+	ra, rb := start(a, rec), start(b, &recorder{})
+	b.Send(Control, &wire.Header{Type: wire.TypeHello}, nil, 0)
+	b.Flush(Control)
+	time.Sleep(3 * ca.Timeout)
+	select {
+	case <-ra.done:
+		t.Fatalf("ended: %v", ra.err)
+	default:
+	}
+	close(rec.stop)
+	// b's keepalives come every 2.5 s: now it is silence.
+	if err := ra.wait(t); !errors.Is(err, ErrSilent) {
+		t.Error(err)
+	}
+	rb.wait(t)
+}
+
+// TestStuckSocket: the peer keeps the connection alive and reads no data.
+func TestStuckSocket(t *testing.T) {
+	ca, cb := config("a"), config("b")
+	ca.Timeout, cb.Timeout = 300*time.Millisecond, 300*time.Millisecond
+	a, b := links(t, ca, cb)
+	rec := &recorder{stop: make(chan struct{})}
+	tt := newTagTable(8)
+	ra, rb := start(a, tt), start(b, rec)
+	for range 64 {
+		select {
+		case tag := <-tt.free:
+			tt.take(tag)
+			pattern(tt.bufs[tag], 3)
+			if a.Send(Data, writeFrame(0, 1<<20), tt.bufs[tag], tag) == nil {
+				a.Flush(Data)
+			} else {
+				tt.Sent(Data, []uint32{tag})
+			}
+		case <-ra.done:
+		}
+	}
+	if err := ra.wait(t); err == nil || !strings.Contains(err.Error(), "took nothing") {
+		t.Error(err)
+	}
+	close(rec.stop)
+	rb.wait(t)
+	if len(tt.free) != 8 {
+		t.Errorf("%d of 8 tags came back", len(tt.free))
+	}
+}
+
+// TestGarbageFrames: what the peer may not send ends the link with the place.
+func TestGarbageFrames(t *testing.T) {
+	frame := func(h wire.Header, body ...byte) []byte {
+		b := make([]byte, wire.HeaderSize)
+		wire.Encode(&h, b)
+		return append(b, body...)
+	}
+	good := frame(wire.Header{Type: wire.TypeFlush})
+	for _, c := range []struct {
+		name  string
+		kind  Kind
+		bytes []byte
+		want  string
+	}{
+		{"noise", Data, bytes.Repeat([]byte{0x5a}, 100), "frame 0 at byte 0: header checksum"},
+		{"second", Data, append(bytes.Clone(good), bytes.Repeat([]byte{0x5a}, 100)...), "frame 1 at byte 48: header checksum"},
+		{"wrong connection", Control, good, "does not belong here"},
+		{"wrong connection", Data, frame(wire.Header{Type: wire.TypeAck}), "does not belong here"},
+		{"too large", Data, frame(wire.Header{Type: wire.TypeWrite, Length: 2 << 20, Payload: 2 << 20}), "allowed are"},
+		{"bad sum", Data, frame(wire.Header{Type: wire.TypeWrite, Length: 4, Payload: 4, Checksum: wire.ChecksumCRC32C, Sum: 1}, 1, 2, 3, 4), "checksum does not match"},
+		{"bad body", Control, frame(wire.Header{Type: wire.TypeHello, Payload: 4, Checksum: wire.ChecksumCRC32C, Sum: 1}, 1, 2, 3, 4), "checksum does not match"},
+		{"bad lz4", Data, frame(wire.Header{Type: wire.TypeWrite, Length: 64, Payload: 4, Compression: wire.CompressionLZ4}, 1, 2, 3, 4), "decompress"},
+		{"cut header", Data, good[:20], "unexpected EOF"},
+		{"cut payload", Data, frame(wire.Header{Type: wire.TypeWrite, Length: 100, Payload: 100}, 1, 2, 3), "frame 0 at byte 0: unexpected EOF"},
+		{"end", Data, nil, "EOF"},
+	} {
+		a, b := links(t, config("a"), config("b"))
+		rb := start(b, &recorder{})
+		raw := a.send[c.kind-1].sock.raw
+		raw.Write(c.bytes)
+		raw.CloseWrite()
+		if err := rb.wait(t); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+// TestCutAnywhere ends a connection at random bytes of a stream: Run ends on both sides, all tags come back.
+func TestCutAnywhere(t *testing.T) {
+	modes(t, func(t *testing.T, encrypt bool) {
+		r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
+		for range 20 {
+			cut := r.IntN(600 << 10)
+			ca, cb := config("a"), config("b")
+			ca.Encrypt, cb.Encrypt = encrypt, encrypt
+			pa, m1 := pairs(t, 1)
+			m2, pb := pairs(t, 1)
+			pa.Control, pb.Control = tcpPair(t)
+			done := make(chan struct{}, 2)
+			var kept [2][]byte
+			go relay(m2.Data, m1.Data, 4096+cut, &kept[0], done)
+			go relay(m1.Data, m2.Data, 1<<30, &kept[1], done)
+			sa, sb := shakeBoth(ca, cb, pa, pb)
+			if sa.err != nil || sb.err != nil {
+				t.Fatal(sa.err, sb.err)
+			}
+			tt := newTagTable(4)
+			ra, rb := start(sa.link, tt), start(sb.link, &recorder{})
+			go func() {
+				for i := 0; ; i++ {
+					select {
+					case tag := <-tt.free:
+						tt.take(tag)
+						n := []int{4096, 65536}[i%2]
+						pattern(tt.bufs[tag][:n], uint64(i))
+						if sa.link.Send(Data, writeFrame(0, n), tt.bufs[tag][:n], tag) != nil {
+							tt.mu.Lock()
+							delete(tt.out, tag)
+							tt.mu.Unlock()
+							return
+						}
+						sa.link.Flush(Data)
+					case <-ra.done:
+						return
+					}
+				}
+			}()
+			if ra.wait(t) == nil || rb.wait(t) == nil {
+				t.Fatal("no error")
+			}
+			until(t, "the tags", func() bool { tt.mu.Lock(); defer tt.mu.Unlock(); return len(tt.out) == 0 })
+			<-done
+			<-done
+		}
+	})
+}
+
+// TestBothWaysFull: both ends send as fast as they can from inside their handlers; nobody may wait for the other's reader.
+func TestBothWaysFull(t *testing.T) {
+	modes(t, func(t *testing.T, encrypt bool) {
+		ca, cb := config("a"), config("b")
+		ca.Encrypt, cb.Encrypt = encrypt, encrypt
+		a, b := links(t, ca, cb)
+		pa, pb := newPingPong(a), newPingPong(b)
+		ra, rb := start(a, pa), start(b, pb)
+		for range 64 {
+			pa.kick()
+			pb.kick()
+		}
+		a.Flush(Data)
+		b.Flush(Data)
+		until(t, "traffic", func() bool { return a.Counters(Data).FramesIn > 500 && b.Counters(Data).FramesIn > 500 })
+		stop(t, ra, rb)
+	})
+}
+
+// pingPong answers each 256 KiB with as much.
+type pingPong struct {
+	recorder
+	l    *Link
+	out  []byte
+	in   []byte
+	todo int
+}
+
+func newPingPong(l *Link) *pingPong {
+	p := &pingPong{l: l, out: make([]byte, 256<<10), in: make([]byte, 256<<10)}
+	pattern(p.out, 3)
+	return p
+}
+func (p *pingPong) kick()                            { _ = p.l.Send(Data, writeFrame(0, len(p.out)), p.out, 0) }
+func (p *pingPong) Buffer(Kind, *wire.Header) []byte { return p.in }
+func (p *pingPong) Frame(k Kind, h *wire.Header, _ []byte) {
+	if k == Data {
+		p.todo++
+	}
+}
+func (p *pingPong) Idle(k Kind) {
+	if k == Data {
+		for ; p.todo > 0; p.todo-- {
+			p.kick()
+		}
+		p.l.Flush(Data)
+	}
+}
+func (p *pingPong) Sent(Kind, []uint32) {}
+
+// TestOrder: many goroutines send; each one's frames keep their order.
+func TestOrder(t *testing.T) {
+	modes(t, func(t *testing.T, encrypt bool) {
+		ca, cb := config("a"), config("b")
+		ca.Encrypt, cb.Encrypt = encrypt, encrypt
+		a, b := links(t, ca, cb)
+		var rec recorder
+		ra, rb := start(a, &recorder{}), start(b, &rec)
+		var wg sync.WaitGroup
+		p := bytes.Repeat([]byte{1}, 4096)
+		for g := range 8 {
+			wg.Go(func() {
+				for i := range 100 {
+					if err := a.Send(Data, &wire.Header{Type: wire.TypeWrite, Length: 4096, Seq: uint64(i), Aux: uint64(g)}, p, uint32(i)); err != nil {
+						t.Error(err)
+					}
+					a.Flush(Data)
+				}
+			})
+		}
+		wg.Wait()
+		until(t, "800 frames", func() bool { n, _ := rec.count(); return n == 800 })
+		stop(t, ra, rb)
+		var next [8]uint64
+		for _, g := range rec.frames[:800] {
+			if g.kind == Data && g.h.Seq != next[g.h.Aux] {
+				t.Fatalf("sender %d: frame %d instead of %d", g.h.Aux, g.h.Seq, next[g.h.Aux])
+			}
+			next[g.h.Aux]++
+		}
+	})
+}
+
+func TestClose(t *testing.T) {
+	t.Run("before Run", func(t *testing.T) {
+		a, b := links(t, config("a"), config("b"))
+		a.Close("changed my mind")
+		if err := a.Run(context.Background(), &recorder{}); !errors.Is(err, ErrClosed) {
+			t.Error(err)
+		}
+		if err := b.Run(context.Background(), &recorder{}); err == nil {
+			t.Error("b")
+		}
+		if err := a.Send(Control, &wire.Header{Type: wire.TypeHello}, nil, 0); err == nil {
+			t.Error("Send after the end")
+		}
+	})
+	t.Run("peer does not read", func(t *testing.T) {
+		a, _ := links(t, config("a"), config("b"))
+		tt := newTagTable(8)
+		ra := start(a, tt)
+		for range 8 {
+			tag := <-tt.free
+			tt.take(tag)
+			a.Send(Data, writeFrame(0, 1<<20), tt.bufs[tag], tag)
+		}
+		a.Flush(Data)
+		begin := time.Now()
+		a.Close("stop")
+		a.Close("again")
+		if err := ra.wait(t); !errors.Is(err, ErrClosed) || !strings.Contains(err.Error(), "stop") || time.Since(begin) > 2*closeWait {
+			t.Errorf("%v after %v", err, time.Since(begin))
+		}
+		if len(tt.free) != 8 {
+			t.Errorf("%d of 8 tags came back", len(tt.free))
+		}
+	})
+	t.Run("context", func(t *testing.T) {
+		a, b := links(t, config("a"), config("b"))
+		ctx, cancel := context.WithCancelCause(context.Background())
+		rb := start(b, &recorder{})
+		cause := errors.New("the worker stops")
+		time.AfterFunc(20*time.Millisecond, func() { cancel(cause) })
+		if err := a.Run(ctx, &recorder{}); !errors.Is(err, cause) {
+			t.Error(err)
+		}
+		if err := rb.wait(t); !errors.Is(err, io.EOF) {
+			t.Log(err) // a reset is as good
+		}
+	})
+	t.Run("own bye", func(t *testing.T) {
+		a, b := links(t, config("a"), config("b"))
+		ra, rb := start(a, &recorder{}), start(b, &recorder{})
+		a.Send(Control, &wire.Header{Type: wire.TypeBye, Aux: 7}, []byte("split brain"), 0)
+		a.Close("local words")
+		var bye *Bye
+		if err := rb.wait(t); !errors.As(err, &bye) || bye.Text != "split brain" || bye.Code != 7 {
+			t.Error(err)
+		}
+		ra.wait(t)
+	})
+}
+
+func TestSendRefuses(t *testing.T) {
+	a, b := links(t, config("a"), config("b"))
+	for i, err := range []error{
+		a.Send(Data, &wire.Header{Type: wire.TypeAck}, nil, 0),
+		a.Send(Control, writeFrame(0, 4096), make([]byte, 4096), 0),
+		a.Send(Data, writeFrame(0, 4096), make([]byte, 4095), 0),
+	} {
+		if err == nil {
+			t.Errorf("case %d", i)
+		}
+	}
+	stop(t, start(a, &recorder{}), start(b, &recorder{}))
+}
