@@ -162,8 +162,16 @@ func openBlock(t testing.TB, path string) *block {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Close(fd) })
-	return &block{fd}
+	b := &block{fd}
+	t.Cleanup(b.close)
+	return b
+}
+
+func (b *block) close() {
+	if b.fd >= 0 {
+		unix.Close(b.fd)
+	}
+	b.fd = -1
 }
 
 // aligned lends f page-aligned memory of n bytes.

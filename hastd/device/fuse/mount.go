@@ -51,10 +51,11 @@ func Unmount(dir string) error {
 // Abort fails every request on dir's file system with an error, now and for ever, whatever its server
 // does, and unmounts it. It is the way out of an Attach that hangs, and of a device that shall go although it is in use.
 func Abort(dir string) error {
-	if err := unix.Unmount(dir, unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW); err == nil || errors.Is(err, unix.EINVAL) {
-		return nil
+	err := unix.Unmount(dir, unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EBUSY) { // aborted, and still referred to by the loop device
+		err = unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	}
-	if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // not mounted
 		return fmt.Errorf("abort %s: %w", dir, err)
 	}
 	return nil
