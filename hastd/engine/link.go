@@ -44,14 +44,14 @@ func (h *handler) Buffer(k peer.Kind, f *wire.Header) []byte {
 // Frame implements peer.Handler.
 func (h *handler) Frame(k peer.Kind, f *wire.Header, payload []byte) {
 	e := h.e
+	if f.Type > wire.TypeAck && f.Type != wire.TypeDigestResult {
+		// Its body is borrowed, so it is stepped here and now, after everything that arrived before it.
+		e.stepNow(&replica.Event{Kind: replica.EvFrame, Conn: h.conn, Head: *f, Body: payload})
+		return
+	}
 	ev := replica.Event{Kind: replica.EvFrame, Conn: h.conn, Head: *f}
 	if f.Type >= wire.TypeAck {
-		if f.Type == wire.TypeAck || f.Type == wire.TypeDigestResult {
-			e.post(ev)
-			return
-		}
-		ev.Body = payload
-		e.stepNow(&ev)
+		e.post(ev)
 		return
 	}
 	switch {
