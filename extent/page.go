@@ -94,14 +94,12 @@ func EncodePage(dst []byte, page int, uuid proto.ID, g Geometry, dirty *Bitmap, 
 // putBits writes the bits of the blocks [first, first+n) to dst, which is zero
 // and has room for them up to a multiple of 16 (extents have a multiple of 16 blocks).
 func putBits(dst []byte, dirty *Bitmap, first, n Block) {
-	var word [8]byte
-	for i := Block(0); i < n; i += 64 {
-		w := dirty.load64(first + i)
-		if left := n - i; left < 64 {
-			w &= 1<<left - 1
-		}
-		binary.LittleEndian.PutUint64(word[:], w)
-		copy(dst[i/8:min(i/8+8, Block(len(dst)))], word[:])
+	i := Block(0)
+	for ; i+64 <= n; i += 64 {
+		binary.LittleEndian.PutUint64(dst[i/8:], dirty.load64(first+i))
+	}
+	for ; i < n; i += 16 {
+		binary.LittleEndian.PutUint16(dst[i/8:], uint16(dirty.load64(first+i)&(1<<min(16, n-i)-1)))
 	}
 }
 
