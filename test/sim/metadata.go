@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"fmt"
 
 	"hast/extent"
@@ -68,6 +69,10 @@ type marks struct {
 	hot   []bool // by extent: active
 	never []bool // by extent
 	err   error
+
+	page, ring []byte // as decoded last
+	bits       *extent.Bitmap
+	exts       *extent.Extents
 }
 
 // marked reports whether block b is marked on this node.
@@ -83,24 +88,55 @@ func (w *world) stableMarks(n int) *marks {
 	}
 	if m.dirty == nil {
 		m.dirty, m.hot, m.never = make([]bool, w.blocks), make([]bool, w.extents), make([]bool, w.extents)
+		m.page, m.ring = make([]byte, extent.PageSize), make([]byte, len(w.lay.Map)*w.lay.MapSlot)
+		m.bits, m.exts = extent.NewBitmap(extent.Block(w.blocks)), extent.NewExtents(extent.Extent(w.extents))
 	}
 	m.gen = d.metaGen
-	l, err := load(d.metaStable, w.lay)
-	if m.err = err; err != nil {
+	m.super, _, m.err = extent.PickSuperblock(d.metaStable[w.lay.Super[0]:][:extent.SuperSize], d.metaStable[w.lay.Super[1]:][:extent.SuperSize])
+	if m.err != nil {
 		return m
 	}
-	m.super = l.super
+	m.readPage(w, d.metaStable[w.lay.Pages:][:extent.PageSize])
+	m.readMap(w, d.metaStable[w.lay.Map[0]:][:len(m.ring)])
+	return m
+}
+
+// readPage decodes the one page of the bitmap, if it is another than the last time.
+func (m *marks) readPage(w *world, b []byte) {
+	if bytes.Equal(b, m.page) {
+		return
+	}
+	copy(m.page, b)
+	m.bits.Reset()
+	m.exts.Reset()
+	if extent.DecodePage(b, 0, m.super.MetaID, w.geo, m.bits, m.exts) != nil {
+		extent.MarkPage(0, w.geo, m.bits, m.exts)
+	}
 	for b := range m.dirty {
-		m.dirty[b] = l.dirty.Test(extent.Block(b))
+		m.dirty[b] = m.bits.Test(extent.Block(b))
 	}
+	for e := range m.never {
+		m.never[e] = m.exts.Test(extent.Extent(e))
+	}
+}
+
+// readMap decodes the ring of the activity map, if it is another than the last time.
+func (m *marks) readMap(w *world, b []byte) {
+	if bytes.Equal(b, m.ring) {
+		return
+	}
+	copy(m.ring, b)
+	var slots [extent.MapSlots][]byte
+	for i := range slots {
+		slots[i] = m.ring[i*w.lay.MapSlot:][:w.lay.MapSlot]
+	}
+	list, _, all, _ := extent.DecodeMapRing(slots[:], m.super.MetaID, w.geo, int(m.super.HotExtents))
 	for e := range m.hot {
-		m.hot[e] = l.all
-		m.never[e] = l.never.Test(extent.Extent(e))
+		m.hot[e] = all
 	}
-	for _, e := range l.active {
+	for _, e := range list {
 		m.hot[e] = true
 	}
-	return m
 }
 
 // super decodes a node's stable superblock.

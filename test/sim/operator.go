@@ -413,6 +413,10 @@ func (w *world) resolve(a, b *node) {
 func (w *world) heal() {
 	w.tracef(-1, "heal")
 	w.faults, w.op.healing, w.op.since = false, true, w.now
+	for _, n := range w.nodes {
+		clear(n.disk.bad)
+		n.disk.badN = 0
+	}
 	if !w.split {
 		w.partition = false
 	}

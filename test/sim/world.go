@@ -149,7 +149,7 @@ func newWorld(seed uint64, opt Options, trace bool) *world {
 
 // limits of a run: it ends by itself long before.
 const (
-	maxSteps = 400000
+	maxSteps = 60000
 	healTime = 400 * sec
 )
 
