@@ -29,16 +29,6 @@ type fuseFront struct {
 	keep     *keeper
 }
 
-// survivor is what hold keeps beside the descriptor: all that a new parent has to know.
-type survivor struct {
-	Resource string          `json:"resource"`
-	Worker   int             `json:"worker"`  // pid of the worker that serves or served it
-	Started  uint64          `json:"started"` // and its start time, so that the pid names no other process
-	Loop     *fuse.Loop      `json:"loop,omitempty"`
-	Prior    json.RawMessage `json:"prior,omitempty"`
-	Orderly  bool            `json:"orderly,omitempty"` // the worker was stopped in order: its term as primary is over
-}
-
 // fuseDir is where a resource's FUSE file system is mounted.
 func (d *Daemon) fuseDir(s *spec) string { return filepath.Join(d.runDir, s.deviceName+".fuse") }
 
@@ -65,10 +55,10 @@ func (d *Daemon) newFuseFront(s *spec) (front, error) {
 }
 
 // adopt makes a front of what a dead parent left behind.
-func (d *Daemon) adoptFuse(s *spec, v *survivor, file *os.File, k *keeper) *fuseFront {
+func (d *Daemon) adoptFuse(s *spec, v *ipc.Survivor, file *os.File, k *keeper) *fuseFront {
 	f := &fuseFront{dir: d.fuseDir(s), devDir: filepath.Dir(s.device), name: s.deviceName, file: file, prior: v.Prior, keep: k}
-	if v.Loop != nil {
-		f.loop, f.attached = *v.Loop, true
+	if v.Loop != nil && json.Unmarshal(v.Loop, &f.loop) == nil {
+		f.attached = true
 	} else if l, found, err := fuse.FindLoop(f.dir); err == nil && found {
 		f.loop, f.attached = l, true
 	}
@@ -76,9 +66,9 @@ func (d *Daemon) adoptFuse(s *spec, v *survivor, file *os.File, k *keeper) *fuse
 }
 
 func (f *fuseFront) blob(resource string, w *workerProc, orderly bool) []byte {
-	v := survivor{Resource: resource, Prior: f.prior, Orderly: orderly}
+	v := ipc.Survivor{Resource: resource, Prior: f.prior, Orderly: orderly}
 	if f.attached {
-		v.Loop = &f.loop
+		v.Loop, _ = json.Marshal(f.loop) // a number and a path
 	}
 	if w != nil {
 		v.Worker, v.Started = w.pid, startTime(w.pid)

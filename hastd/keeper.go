@@ -12,10 +12,8 @@ import (
 	"time"
 
 	"hast/hastd/hold"
+	"hast/hastd/worker/ipc"
 )
-
-// holdLabel is the one label that a hold process of ours knows; beside the device's descriptor it has hold's own listening socket.
-const holdLabel = "device"
 
 // holdWait bounds one exchange with hold: it does nothing but answer.
 const holdWait = 2 * time.Second
@@ -116,7 +114,7 @@ func (k *keeper) again() {
 			blob, file := k.blob, k.file
 			k.mu.Unlock()
 			if file != nil {
-				err = k.client.Put(holdLabel, blob, file, k.listen)
+				err = k.client.Put(ipc.HoldLabel, blob, file, k.listen)
 			}
 			if err != nil {
 				k.d.log.Error("hold does not take the device", "resource", k.name, "err", err)
@@ -132,7 +130,7 @@ func (k *keeper) put(blob []byte, file *os.File) error {
 	k.mu.Lock()
 	k.blob, k.file = blob, file
 	k.mu.Unlock()
-	return k.client.Put(holdLabel, blob, file, k.listen)
+	return k.client.Put(ipc.HoldLabel, blob, file, k.listen)
 }
 
 // quit ends hold, and with it what it holds.
@@ -162,7 +160,7 @@ func (k *keeper) leave() {
 func (d *Daemon) adoptKeeper(s *spec) (blob []byte, file *os.File, k *keeper, err error) {
 	path := holdPath(d.runDir, s.deviceName)
 	c := hold.Client{Path: path, Timeout: holdWait}
-	blob, files, err := c.Get(holdLabel)
+	blob, files, err := c.Get(ipc.HoldLabel)
 	if err != nil {
 		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, hold.ErrNotHeld) {
 			os.Remove(path) // everybody who had it is dead

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hast/hastd/device/fuse"
+	"hast/hastd/worker/ipc"
 	"hast/proto"
 )
 
@@ -42,7 +43,7 @@ func (d *Daemon) adoptSurvivors() {
 }
 
 // findSurvivor takes back what belongs to the resource and ends whoever else has it.
-func (d *Daemon) findSurvivor(s *spec) (*survivor, *fuseFront, error) {
+func (d *Daemon) findSurvivor(s *spec) (*ipc.Survivor, *fuseFront, error) {
 	if _, err := os.Lstat(holdPath(d.runDir, s.deviceName)); err != nil {
 		return nil, nil, os.ErrNotExist
 	}
@@ -50,7 +51,7 @@ func (d *Daemon) findSurvivor(s *spec) (*survivor, *fuseFront, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	v := new(survivor)
+	v := new(ipc.Survivor)
 	err = json.Unmarshal(blob, v)
 	if err == nil && v.Resource != s.name {
 		err = fmt.Errorf("it belongs to resource %q", v.Resource)

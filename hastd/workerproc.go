@@ -91,6 +91,7 @@ func startWorker(s workerStart, prepare func(*workerProc)) (*workerProc, error) 
 	read := make(chan struct{})
 	go func() { w.read(); close(read) }()
 	go w.reap(read, complaints)
+	s.setup.Started = startTime(w.pid)
 	m := &ipc.Message{Kind: ipc.KindSetup, Setup: s.setup, Files: s.names}
 	if err := w.conn.Send(m, sendTimeout, s.files...); err != nil {
 		w.end()

@@ -65,8 +65,17 @@ func New(f *os.File) (*Conn, error) {
 // Close ends the connection; a Recv under way returns an error.
 func (c *Conn) Close() error { return c.c.Close() }
 
-// File returns a duplicate descriptor of the socket, for the descriptor audit.
-func (c *Conn) File() (*os.File, error) { return c.c.File() }
+// Descriptor returns the number of the socket's descriptor, for the descriptor audit.
+func (c *Conn) Descriptor() (n int, err error) {
+	rc, err := c.c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	if e := rc.Control(func(fd uintptr) { n = int(fd) }); e != nil {
+		return 0, e
+	}
+	return n, nil
+}
 
 // Send writes m with files, which it borrows. It waits at most timeout for
 // room, because a stopped process must not stop this one (rule 14); ErrBusy tells that it was the timeout.

@@ -67,6 +67,20 @@ const (
 	FileControl = "control" // connection that carries answers
 )
 
+// HoldLabel is the one label that a hold process of ours knows: the device's
+// descriptor, and hold's own listening socket, so that either can be had back.
+const HoldLabel = "device"
+
+// Survivor is the blob under HoldLabel: all that a new parent has to know of a device.
+type Survivor struct {
+	Resource string          `json:"resource"`
+	Worker   int             `json:"worker"`  // pid of the worker that serves or served it
+	Started  uint64          `json:"started"` // and its start time, so that the pid names no other process
+	Loop     json.RawMessage `json:"loop,omitempty"`
+	Prior    json.RawMessage `json:"prior,omitempty"`   // what the first server agreed with the kernel
+	Orderly  bool            `json:"orderly,omitempty"` // the worker was stopped in order: its term as primary is over
+}
+
 // Message is one packet. Only the fields that its Kind names are set.
 type Message struct {
 	Kind       Kind            `json:"kind"`
@@ -94,7 +108,8 @@ type Setup struct {
 	LocalPath string     `json:"local_path"` // for messages to people; the worker can't open it
 	MetaPath  string     `json:"meta_path,omitempty"`
 	BootID    proto.ID   `json:"boot_id"`
-	UID       int        `json:"uid"` // who to become; -1: stay, for tests as an ordinary user
+	Started   uint64     `json:"started"` // start time of the worker's process in clock ticks, by which it is told from a later one of its pid
+	UID       int        `json:"uid"`     // who to become; -1: stay, for tests as an ordinary user
 	GID       int        `json:"gid"`
 	LockMem   bool       `json:"lock_mem"`
 	Key       []byte     `json:"key,omitempty"`
