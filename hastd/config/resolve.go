@@ -33,7 +33,7 @@ func (c *checker) resolve(f *file, self identity) *Config {
 // nodes checks how many nodes there are and that all others that are named exist.
 func (c *checker) nodes(f *file, names []string) {
 	switch {
-	case len(names) == 0 && c.lines["node"] == 0:
+	case len(names) == 0 && !c.blamed("node"): // there may be sections with something else wrong
 		c.fail("node", "missing: add [node.NODE] with the node's address for each of the two nodes")
 	case len(names) > 2:
 		c.fail(join("node", names[len(names)-1]), "there are %d nodes (%s), but exactly two can replicate", len(names), strings.Join(names, ", "))
@@ -50,6 +50,11 @@ func (c *checker) nodes(f *file, names []string) {
 			}
 		}
 	}
+}
+
+// blamed reports whether a problem of key, or of something inside of it, is known.
+func (c *checker) blamed(key string) bool {
+	return slices.ContainsFunc(c.problems, func(p Problem) bool { return p.Key == key || strings.HasPrefix(p.Key, key+".") })
 }
 
 // lookup finds name in the most specific table that has it.
