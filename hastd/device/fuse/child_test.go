@@ -133,6 +133,8 @@ type survivor struct {
 	env  []string
 	now  *process
 	loop Loop
+
+	holder *process
 }
 
 // newSurvivor has a holder process with a mount's descriptor; nothing serves it yet.
@@ -141,8 +143,8 @@ func newSurvivor(t *testing.T, slow time.Duration) *survivor {
 	s := &survivor{t: t, dir: mountDir(t)}
 	sock := filepath.Join(t.TempDir(), "hold")
 	s.env = []string{envHold + "=" + sock, envData + "=" + filepath.Join(t.TempDir(), "data"), envSlow + "=" + slow.String()}
-	h := spawn(t, "hold", s.env...)
-	t.Cleanup(h.kill)
+	s.holder = spawn(t, "hold", s.env...)
+	t.Cleanup(s.holder.kill)
 	f, err := Mount(s.dir)
 	if err != nil {
 		t.Fatal(err)

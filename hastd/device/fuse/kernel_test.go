@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -29,21 +30,23 @@ func TestMain(m *testing.M) {
 		cleanOld()
 	}
 	code := m.Run()
-	os.RemoveAll(filepath.Join(testBase, strconv.Itoa(os.Getpid())))
+	os.Remove(filepath.Join(testBase, strconv.Itoa(os.Getpid()))) // empty, if everything was taken down
+	os.Remove(testBase)                                           // unless another test process uses it
 	os.Exit(code)
 }
 
 func cleanOld() {
-	dirs, _ := Leftovers(testBase)
+	dirs, _ := filepath.Glob(filepath.Join(testBase, "*", "*"))
 	for _, d := range dirs {
-		var pid int
-		rel, _ := filepath.Rel(testBase, d)
-		fmt.Sscanf(rel, "%d", &pid)
-		if unix.Kill(pid, 0) != nil {
-			if err := Clean(d); err != nil {
-				fmt.Fprintln(os.Stderr, "left by an earlier run:", err)
-			}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(d)))
+		if err != nil || unix.Kill(pid, 0) == nil {
+			continue
 		}
+		if err := Clean(d); err != nil {
+			fmt.Fprintln(os.Stderr, "left by an earlier run:", err)
+			continue
+		}
+		os.Remove(filepath.Dir(d))
 	}
 }
 
@@ -235,6 +238,70 @@ func TestConformance(t *testing.T) {
 		dir, _ := serve(t, s, s.Info())
 		return openBlock(t, attachTest(t, dir, s.Info()).Path())
 	})
+}
+
+// TestClean: everything is gone but the kernel's side; a fresh start finds and removes it.
+func TestClean(t *testing.T) {
+	needKernel(t)
+	for _, aborted := range []bool{false, true} {
+		s := newSurvivor(t, 0)
+		s.start()
+		l, err := Attach(s.dir, device.Info{Name: "test", Size: killSize, Logical: 4096}, 5*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.kill()
+		s.holder.kill()
+		if dirs, err := Leftovers(testBase); err != nil || !slices.Contains(dirs, s.dir) {
+			t.Errorf("leftovers %q %v", dirs, err)
+		}
+		if aborted { // an earlier attempt got only so far
+			if err := Abort(s.dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if found, ok, err := FindLoop(s.dir); err != nil || !ok || found != l {
+			t.Errorf("found %+v %v %v", found, ok, err)
+		}
+		fd, err := unix.Open(l.Path(), unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Clean(s.dir); !errors.Is(err, ErrInUse) {
+			t.Errorf("clean while in use: %v", err)
+		}
+		unix.Close(fd)
+		if err := Clean(s.dir); err != nil {
+			t.Error(err)
+		}
+		if _, ok, err := FindLoop(s.dir); ok || err != nil {
+			t.Errorf("the loop device stays: %v", err)
+		}
+		if _, err := os.Lstat(s.dir); !os.IsNotExist(err) {
+			t.Errorf("the directory stays: %v", err)
+		}
+		if err := Clean(s.dir); err != nil {
+			t.Errorf("clean again: %v", err)
+		}
+	}
+}
+
+// TestAttachGivesUp: without a server there is an error in time, and nothing stays.
+func TestAttachGivesUp(t *testing.T) {
+	needKernel(t)
+	dir := mountDir(t)
+	f, err := Mount(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	began := time.Now()
+	if _, err := Attach(dir, device.Info{Name: "test", Size: 1 << 20, Logical: 4096}, 200*time.Millisecond); err == nil {
+		t.Error("attached to nothing")
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("took %v", took)
+	}
 }
 
 func TestPublish(t *testing.T) {

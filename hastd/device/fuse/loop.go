@@ -185,9 +185,11 @@ func (l Loop) attached() (bool, error) {
 	return st.File_name == l.label(), nil
 }
 
-// label is the name that the loop device carries: as much of the path as it has room for.
+// label is the name that the loop device carries: our mount namespace, because another one's daemon may have a device of the
+// same path, which looks from here as if its mount were gone; then as much of the path as there is room for.
 func (l Loop) label() (name [64]byte) {
-	copy(name[:len(name)-1], l.File)
+	ns, _ := os.Readlink("/proc/self/ns/mnt") // "mnt:[4026531841]"
+	copy(name[:len(name)-1], strings.Trim(ns, "mnt:[]")+":"+l.File)
 	return name
 }
 
@@ -259,7 +261,7 @@ func (l Loop) keep() {
 	}
 }
 
-// FindLoop finds the loop device on the file in dir, for a parent that has lost its memory. It does not touch dir.
+// FindLoop finds the loop device on the file in dir, for a parent that has lost its memory; dir need not be mounted any more. It does not touch dir.
 func FindLoop(dir string) (Loop, bool, error) {
 	entries, err := os.ReadDir("/sys/block")
 	if err != nil {
@@ -276,7 +278,7 @@ func FindLoop(dir string) (Loop, bool, error) {
 			continue
 		}
 		l := Loop{Number: n, File: file}
-		if b, err := l.backing(); err == nil && (b == file || b == file+" (deleted)") {
+		if ours, err := l.attached(); err == nil && ours {
 			return l, true, nil
 		}
 	}
