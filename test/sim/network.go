@@ -68,7 +68,7 @@ func (w *world) dial(n *node) {
 		if !n.want || n.link != nil {
 			return
 		}
-		if w.partition || !p.alive || p.stopping || n.stopping {
+		if w.partition || w.cutOff || !p.alive || p.stopping || n.stopping {
 			w.dial(n)
 			return
 		}

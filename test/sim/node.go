@@ -243,11 +243,15 @@ func (n *node) submit(e *replica.Effect) {
 // failedLocally notes what the worker is about to hear.
 func (n *node) failedLocally(op proto.Op) {
 	n.localFailed = true
-	if op == proto.OpFlush && n.role == proto.RolePrimary && n.m.Status().Link != replica.LinkConnected {
-		n.flushEIO, n.flushEIOAt = true, n.w.now
+	if n.role != proto.RolePrimary {
+		return
 	}
-	if n.role == proto.RolePrimary && n.m.Status().Link != replica.LinkConnected {
-		n.w.oracleOf(n).dropVolatile()
+	w := n.w
+	if op == proto.OpFlush && n.m.Status().Link != replica.LinkConnected {
+		n.flushEIO, n.flushEIOAt = true, w.now
+	}
+	if p := w.peerOf(n); n.link == nil || w.super(p.id).Data != proto.DataUpToDate || !w.oracleOf(n).holds(p) {
+		w.oracleOf(n).dropVolatile() // there was no other copy
 	}
 }
 

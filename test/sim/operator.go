@@ -15,6 +15,7 @@ type operator struct {
 	since   Time // when things were last seen to be well, or the last repair
 	inited  [2]bool
 	asked   bool
+	gaveUp  bool // both copies are inconsistent by their disks' faults: refusing is right
 }
 
 // begin starts both nodes and everything that may go wrong.
@@ -94,8 +95,8 @@ func (w *world) workerEnds(n *node) {
 
 // powerOff takes the power away, and gives it back.
 func (w *world) powerOff(n *node) {
-	if !n.up {
-		return
+	if !n.up || w.split {
+		return // what a loss of power costs two primaries apart is not in the plan
 	}
 	w.ruleDifferencesMarked("when the power of " + n.name.String() + " fails")
 	w.tracef(n.id, "power fails")
@@ -349,7 +350,7 @@ func (w *world) forceSplit() {
 		return
 	}
 	w.tracef(-1, "operator: forces %s to be primary while %s is", n.name, w.peerOf(n).name)
-	w.partition, w.split, w.everSplit = true, true, true
+	w.cutOff, w.split, w.everSplit = true, true, true
 	w.acksSinceSplit = [2]int{}
 	w.oracles[n.id] = w.oracleOf(n).clone()
 	if n.link != nil {
@@ -361,7 +362,7 @@ func (w *world) forceSplit() {
 
 // endSplit lets the two primaries meet, and then does what their message says.
 func (w *world) endSplit(tries int) {
-	w.partition = false
+	w.cutOff = false
 	w.after(6*sec, func() {
 		a, b := w.nodes[0], w.nodes[1]
 		both := w.acksSinceSplit[0] > 0 && w.acksSinceSplit[1] > 0
@@ -417,9 +418,7 @@ func (w *world) heal() {
 		clear(n.disk.bad)
 		n.disk.badN = 0
 	}
-	if !w.split {
-		w.partition = false
-	}
+	w.partition = false
 }
 
 // repair is what an operator does while something is not well: he restarts workers, one after the other.
@@ -432,6 +431,10 @@ func (w *world) repair() {
 		if n.up && !n.alive && !w.op.inited[n.id] {
 			w.bringUp(n)
 		}
+	}
+	if w.bothFailed() {
+		w.op.settled, w.op.gaveUp = true, true
+		return
 	}
 	idle := len(w.nodes[0].front.out)+len(w.nodes[1].front.out) == 0
 	if w.noteSync() && idle {
@@ -472,4 +475,11 @@ func (w *world) lastQuestions() {
 		n.front.out = append(n.front.out, r)
 		n.offer(r)
 	}
+}
+
+// bothFailed reports whether the plan's disk errors have left no copy that could be a source.
+func (w *world) bothFailed() bool {
+	return w.opt.WriteError+w.opt.FlushError+w.opt.MetaError > 0 &&
+		w.super(0).Data == proto.DataInconsistent && w.super(1).Data == proto.DataInconsistent &&
+		!w.nodes[0].promoted && !w.nodes[1].promoted
 }

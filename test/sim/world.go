@@ -47,6 +47,7 @@ type world struct {
 
 	faults    bool // faults happen; false: the world is being healed
 	partition bool // nobody can connect
+	cutOff    bool // the two primaries of a split brain can't
 
 	opsLeft, acked int
 	issuing        bool
@@ -174,7 +175,9 @@ func (w *world) play() {
 		w.fail("liveness", "%s", w.stuck())
 		return
 	}
-	w.ruleAllWell()
+	if !w.op.gaveUp {
+		w.ruleAllWell()
+	}
 }
 
 // stuck describes what a run hangs in.
