@@ -68,8 +68,10 @@ type core struct {
 	sb       extent.Superblock
 	slot     int
 	version  uint64
+	mirrored uint64 // the version that both slots have
 	stable   uint64
-	mapSeq   uint64
+	mapSeq   uint64 // of the last attempt to write the map
+	mapGood  uint64 // of the last that succeeded: its slot is never the next
 	hot      *extent.Map
 	dirty    *extent.Bitmap
 	suspect  *extent.Extents // compare by digest before sending
@@ -116,7 +118,7 @@ func (c *core) init(cfg Config) {
 	c.sb = cfg.Super
 	c.geo = cfg.Super.Geometry
 	c.slot = cfg.SuperSlot
-	c.mapSeq = cfg.MapSeq
+	c.mapSeq, c.mapGood = cfg.MapSeq, cfg.MapSeq
 	c.hot = extent.NewMap(c.geo, int(c.sb.HotExtents))
 	c.dirty = cfg.Dirty
 	c.never = cfg.Never
@@ -138,12 +140,12 @@ func (c *core) init(cfg Config) {
 
 // loadActive turns what was active at a crash into dirty, suspect blocks (rule 3).
 func (c *core) loadActive() {
-	if c.cfg.AllActive || c.sb.Flags&extent.FlagAllDirty != 0 {
+	if c.cfg.AllActive || c.sb.Doubt != "" || c.sb.Flags&extent.FlagAllDirty != 0 {
 		// Until every page says so itself, the superblock has to.
 		c.sb.Flags |= extent.FlagAllDirty
 		c.version++
 		for e := extent.Extent(0); e < c.geo.Extents(); e++ {
-			if c.cfg.AllActive || !c.never.Test(e) {
+			if c.cfg.AllActive || c.sb.Doubt != "" || !c.never.Test(e) {
 				c.markExtent(e)
 			}
 		}
@@ -258,6 +260,13 @@ func (c *core) pumpMeta() {
 	if len(c.blocks) == 0 && c.hot.Drops() {
 		c.addMap()
 	}
+	if len(c.blocks) == 0 && c.mirrored != c.stable {
+		// At leisure the other slot gets the same: one damaged superblock then costs nothing.
+		c.sb.Sequence++
+		c.sb.Encode(c.sbBuf)
+		c.metaSB, c.mirrored = c.version, c.version
+		c.blocks = append(c.blocks, MetaBlock{Off: c.cfg.Layout.Super[1-c.slot], Data: c.sbBuf})
+	}
 	if len(c.blocks) == 0 {
 		return
 	}
@@ -268,13 +277,12 @@ func (c *core) pumpMeta() {
 }
 
 func (c *core) addMap() {
-	c.mapSeq++
+	c.mapSeq = extent.NextMapSeq(c.mapSeq, c.mapGood)
 	c.mapList = c.hot.Prepare(c.mapList[:0])
 	extent.EncodeMap(c.mapBuf, c.sb.MetaID, c.mapSeq, c.mapList)
 	c.metaMap = true
 	c.cnt.MapUpdates++
-	ring := c.cfg.Layout.Map
-	c.blocks = append(c.blocks, MetaBlock{Off: ring[c.mapSeq%uint64(len(ring))], Data: c.mapBuf})
+	c.blocks = append(c.blocks, MetaBlock{Off: c.cfg.Layout.Map[extent.MapSlotOf(c.mapSeq)], Data: c.mapBuf})
 }
 
 func (c *core) addPages() {
@@ -317,6 +325,7 @@ func (c *core) metaDone(errno proto.Errno) bool {
 	}
 	if c.metaMap {
 		c.hot.Committed()
+		c.mapGood = c.mapSeq
 	}
 	for _, p := range c.metaPages {
 		first, n := extent.PageExtents(c.geo, p)

@@ -53,13 +53,7 @@ func (m *Primary) startFlush(i int) {
 		f.retire, m.retiring = true, true
 	}
 	if m.established {
-		f.peer = partPending
-		f.seq = m.nextSeq(m.flushTag(i))
-		h := wire.Header{Type: wire.TypeFlush, Seq: f.seq}
-		if m.set.Mode == proto.ModeMemsync {
-			h.Flags |= wire.FlagWantReceived
-		}
-		m.send(h, nil)
+		m.sendFlush(i)
 	} else if m.dirty.Count() > 0 {
 		f.gen = m.ensureGen()
 	}
@@ -71,6 +65,17 @@ func (m *Primary) startFlush(i int) {
 		f.local = partFailed
 	}
 	m.settleFlush(i)
+}
+
+func (m *Primary) sendFlush(i int) {
+	f := &m.flushes[i]
+	f.peer, f.received = partPending, false
+	f.seq = m.nextSeq(m.flushTag(i))
+	h := wire.Header{Type: wire.TypeFlush, Seq: f.seq}
+	if m.set.Mode == proto.ModeMemsync {
+		h.Flags |= wire.FlagWantReceived
+	}
+	m.send(h, nil)
 }
 
 func (m *Primary) flushedLocal(i int, errno proto.Errno) {

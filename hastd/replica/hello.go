@@ -156,6 +156,7 @@ type start struct {
 	Session  proto.ID
 	Mode     proto.Mode
 	Key      [32]byte // of the digests on this connection
+	Whole    bool     // the target stays up to date: what is compared was never acknowledged
 }
 
 func (s *start) encode(dst []byte) []byte {
@@ -169,6 +170,7 @@ func (s *start) encode(dst []byte) []byte {
 	e.id(s.Current)
 	e.id(s.Session)
 	e.b = append(e.b, s.Key[:]...)
+	e.u8(map[bool]uint8{true: 1}[s.Whole])
 	return e.b
 }
 
@@ -185,6 +187,11 @@ func decodeStart(b []byte) (s start, err error) {
 	s.Current = d.id()
 	s.Session = d.id()
 	copy(s.Key[:], d.take(32))
+	whole := d.u8()
+	s.Whole = whole == 1
+	if whole > 1 {
+		return s, errBody
+	}
 	if !s.Mode.Valid() {
 		return s, errBody
 	}

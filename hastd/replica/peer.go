@@ -68,8 +68,8 @@ func (m *Primary) judge() {
 		m.promote(m.peer.Epoch.Number)
 	}
 	a := m.verdict.mine.Action
-	m.session = start{Action: a.Mirror()}
-	if a == role.NoSync {
+	m.session = start{Action: a.Mirror(), Whole: m.peerIsWhole()}
+	if a == role.NoSync || m.session.Whole {
 		m.beginPages()
 		return
 	}
@@ -83,6 +83,15 @@ func (m *Primary) judge() {
 		m.fullMarks()
 	}
 	m.step = hsMarksIn
+}
+
+// peerIsWhole reports whether the peer's copy stays up to date while our marks
+// are worked off: it is of our generation, has applied everything that it was sent, and the mode waited for it, so that what
+// differs was never acknowledged. Its blocks may be brought to our state in any order: writes that were under way
+// together have none among themselves.
+func (m *Primary) peerIsWhole() bool {
+	return m.verdict.mine.Action == role.Source && m.peer.Intact && !m.peer.Marks && !m.peer.Crashed &&
+		m.peer.Current == m.sb.Current && m.crashMode() != proto.ModeAsync && m.set.Mode != proto.ModeAsync
 }
 
 // superseded handles rule 5: an authenticated peer knows a newer epoch than the one we serve in.
@@ -143,8 +152,8 @@ func (m *Primary) beginSuper() {
 			m.sb.Resource = m.newID()
 		}
 	}
-	switch a {
-	case role.NoSync:
+	switch {
+	case a == role.NoSync || m.session.Whole:
 		if m.sb.Current.IsZero() {
 			m.sb.Current = m.newID()
 			m.sb.GenSince, m.sb.GenNode = m.wall, m.cfg.Node
@@ -152,7 +161,7 @@ func (m *Primary) beginSuper() {
 		m.sb.Base, m.sb.SyncID, m.sb.SyncRole = proto.ID{}, proto.ID{}, 0
 		m.sb.Flags |= extent.FlagConnected
 		m.setData(proto.DataUpToDate)
-	case role.Source, role.SourceFull:
+	case a == role.Source || a == role.SourceFull:
 		m.sb.SyncID, m.sb.SyncRole = m.session.Session, 1
 		m.setData(proto.DataUpToDate)
 	default:
@@ -207,14 +216,14 @@ func (m *Primary) establish() {
 	m.lastRole = verdictGood
 	m.setLink(LinkConnected, "")
 	a := m.verdict.mine.Action
-	m.peerWhole = a == role.NoSync
+	m.peerWhole = a == role.NoSync || m.session.Whole
 	m.peerData = m.peer.Data
-	switch a {
-	case role.NoSync:
+	switch {
+	case m.peerWhole:
 		m.peerData = proto.DataUpToDate
 		m.crashed, m.rebooted = false, false
 		m.stale = false
-	case role.Source, role.SourceFull:
+	case a == role.Source || a == role.SourceFull:
 		m.peerData = proto.DataInconsistent
 	}
 	if !m.local {
@@ -240,8 +249,8 @@ func (m *Primary) resend() {
 		}
 	}
 	for i := range m.flushes {
-		if f := &m.flushes[i]; f.active && !f.acked {
-			m.settleFlush(i)
+		if f := &m.flushes[i]; f.active && !f.acked && f.errno == proto.OK && f.peer != partPending {
+			m.sendFlush(i)
 		}
 	}
 }
@@ -286,6 +295,8 @@ func (m *Primary) loseParts() {
 		r := &m.reqs[i]
 		if r.state == stIssued && r.peer != partNone {
 			m.markReq(r) // done on the peer, but not flushed there, counts as well
+			// Acknowledged, and perhaps on this copy alone: should the other one go on, it must not pass for the newer (rule 6).
+			m.ahead = m.ahead || r.replied && r.errno == proto.OK && r.peer == partPending
 			r.peer = partFailed
 		} else if r.state == stRemote && r.peer == partPending {
 			r.peer = partNone
@@ -307,6 +318,10 @@ func (m *Primary) loseParts() {
 func (m *Primary) afterPolicy() {
 	if m.established {
 		return
+	}
+	if m.ahead && m.frozen&visible == 0 {
+		m.ahead = false
+		m.ensureGen()
 	}
 	for i := range m.reqs[:m.cfg.AppTags] {
 		r := &m.reqs[i]

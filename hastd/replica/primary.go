@@ -42,6 +42,7 @@ type Primary struct {
 	lastApp  Time
 	maxSpan  int
 	seq      uint64
+	ahead    bool   // writes were acknowledged that the lost peer may lack, and no generation says so yet
 	genVer   uint64 // superblock version of the generation in force
 	served   bool
 	serveVer uint64

@@ -193,8 +193,8 @@ func (m *Secondary) judge() {
 		m.refuse(LinkRefused, ReportRefused, "the peer is %s, not primary", m.peer.Role)
 		return
 	}
-	if m.resumes() {
-		return // the primary has our marks from the session's beginning
+	if m.resumes() || m.dirty.Count() == 0 && m.verdict.mine.Action == role.Target && m.intact && m.sb.Current == m.peer.Current {
+		return // the primary has our marks from the session's beginning, or there are none
 	}
 	// Rule 4: our marks go to the primary and stay here as well.
 	switch m.verdict.mine.Action {
@@ -226,6 +226,12 @@ func (m *Secondary) onStartFrame(body []byte) {
 	m.sb.Mode = s.Mode
 	if m.sb.Resource.IsZero() {
 		m.sb.Resource = s.Resource
+	}
+	if s.Whole && s.Action == role.Target && m.intact && s.Current == m.sb.Current {
+		s.Action, m.session.Action = role.NoSync, role.NoSync
+	} else if s.Whole && s.Action != role.NoSync {
+		m.hangUp("bad START: this copy can't stay up to date")
+		return
 	}
 	m.intact = false
 	switch s.Action {

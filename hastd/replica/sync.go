@@ -13,6 +13,7 @@ import (
 // only never-written blocks are made equal, and nobody's copy is in question.
 type syncState struct {
 	session  bool
+	told     bool // its beginning was reported
 	source   bool // we send
 	active   bool // pieces may start
 	seal     sealStep
@@ -55,13 +56,14 @@ func (m *Primary) startSync(a role.Action) {
 	y := &m.sync
 	*y = syncState{active: true, inflight: y.inflight, refill: m.now, started: m.now}
 	y.source = a != role.Target && a != role.TargetFull
-	y.session = a != role.NoSync
+	y.session = a != role.NoSync && !m.session.Whole
 	if !m.local {
 		y.active, y.session = false, false
 		return
 	}
 	y.total = uint64(m.dirty.Count()) * proto.BlockSize
-	if y.session && y.total > 0 {
+	y.told = y.total > 0
+	if y.told {
 		m.report(ReportSyncStart, y.total, "sync of %d bytes %s %s begins", y.total, direction(y.source), m.peer.Node)
 	}
 }
@@ -76,10 +78,10 @@ func direction(source bool) string {
 // abortSync ends the pieces; a disk operation that is under way is waited for, its result ignored.
 func (m *Primary) abortSync() {
 	y := &m.sync
-	if y.session && y.seal != sealSent && y.total > 0 {
+	if y.told && y.seal != sealSent {
 		m.report(ReportSyncIntr, uint64(m.dirty.Count())*proto.BlockSize, "sync interrupted; %d bytes remain", uint64(m.dirty.Count())*proto.BlockSize)
 	}
-	y.active, y.session, y.seal = false, false, sealNone
+	y.active, y.session, y.told, y.seal = false, false, false, sealNone
 	for i := m.cfg.AppTags; i < len(m.reqs); i++ {
 		r := &m.reqs[i]
 		if r.state != stSync {
@@ -119,6 +121,8 @@ func (m *Primary) pumpSync() {
 	if m.dirty.Count() == 0 {
 		if y.inflight == 0 && y.session {
 			m.seal()
+		} else if y.inflight == 0 && y.told {
+			m.syncDone()
 		}
 		return
 	}
@@ -453,8 +457,16 @@ func (m *Primary) onSyncDoneOK() {
 	m.peerWhole = true
 	m.peerData = proto.DataUpToDate
 	m.peerFail = ""
-	if y.total > 0 {
+	m.syncDone()
+	*y = syncState{active: true, inflight: y.inflight, source: true, refill: m.now}
+}
+
+// syncDone tells the end of what syncstart announced.
+func (m *Primary) syncDone() {
+	y := &m.sync
+	if y.told {
 		m.report(ReportSyncDone, y.moved, "sync complete: %d bytes moved, %d marked", y.moved, y.total)
 	}
-	*y = syncState{active: true, inflight: y.inflight, source: true, refill: m.now}
+	y.told = false
+	m.suspect.Reset()
 }

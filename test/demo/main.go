@@ -305,9 +305,9 @@ func (r *repo) problem() error {
 	return r.lastErr
 }
 
-// removeLocks takes away what the killed cvs left: its locks are directories and files named #cvs.*.
+// removeLocks takes away what the killed cvs left: locks named #cvs.*, and RCS's own, named ,file, beside the file.
 func (r *repo) removeLocks() {
-	run(r.n, "find", root, "-name", "#cvs.*", "-exec", "rm", "-rf", "{}", "+")
+	run(r.n, "find", root, "(", "-name", "#cvs.*", "-o", "-name", ",*,", ")", "-exec", "rm", "-rf", "{}", "+")
 }
 
 // verify runs CVS's own readers over every file and revision, and looks for each acknowledged commit.
