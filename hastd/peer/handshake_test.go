@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -148,6 +149,87 @@ func TestReflected(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestReflectedWithOtherOpening: an attacker makes up an opening, and answers our proof with itself.
+func TestReflectedWithOtherOpening(t *testing.T) {
+	pa, pb := pairs(t, 1)
+	for _, c := range []*net.TCPConn{pb.Data, pb.Control} {
+		go func() {
+			var b [openingSize]byte
+			io.ReadFull(c, b[:])
+			b[5] = 2
+			b[20] ^= 1
+			c.Write(b[:])
+			io.Copy(c, c)
+		}()
+	}
+	if _, err := Handshake(context.Background(), config("a"), pa); !errors.Is(err, ErrKeys) {
+		t.Error(err)
+	}
+}
+
+// TestTLSPin: TLS itself refuses another key, before any proof.
+func TestTLSPin(t *testing.T) {
+	ca, cb := config("a"), config("b")
+	cb.Key = make([]byte, KeySize)
+	x, y := tcpPair(t)
+	done := make(chan error)
+	go func() {
+		c := &channel{kind: Data, raw: y}
+		err := c.secure(context.Background(), &cb, false)
+		if err == nil { // the server learns of the client's refusal with its first read
+			_, err = c.tls.Read(make([]byte, 1))
+		}
+		done <- err
+	}()
+	if err := (&channel{kind: Data, raw: x}).secure(context.Background(), &ca, true); !errors.Is(err, ErrKeys) {
+		t.Errorf("client: %v", err)
+	}
+	if err := <-done; err == nil {
+		t.Error("the server accepts")
+	}
+	// The other direction: a client that does not look at the server's key.
+	x, y = tcpPair(t)
+	go func() {
+		cert, _ := certificate(identity(cb.Key, true))
+		c := tls.Client(x, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{cert}, NextProtos: []string{"hast/1"}})
+		c.Handshake()
+		c.Read(make([]byte, 1))
+	}()
+	if err := (&channel{kind: Data, raw: y}).secure(context.Background(), &ca, false); !errors.Is(err, ErrKeys) {
+		t.Errorf("server: %v", err)
+	}
+}
+
+// TestTranscript: everything that the proofs have to cover changes them.
+func TestTranscript(t *testing.T) {
+	make1 := func(change func(*Config, *Pair, []*channel)) string {
+		cfg, p := config("a"), Pair{Preambles: preambles(t, 1)}
+		chans := []*channel{{kind: Data}, {kind: Control}}
+		change(&cfg, &p, chans)
+		return string(summary(&cfg, &p, chans))
+	}
+	seen := map[string]string{}
+	for name, change := range map[string]func(*Config, *Pair, []*channel){
+		"nothing":         func(*Config, *Pair, []*channel) {},
+		"preamble":        func(_ *Config, p *Pair, _ []*channel) { p.Preambles[0][20]++ },
+		"reply":           func(_ *Config, p *Pair, _ []*channel) { p.Preambles[3][20]++ },
+		"token":           func(_ *Config, p *Pair, _ []*channel) { p.Token[0]++ },
+		"resource":        func(c *Config, _ *Pair, _ []*channel) { c.Resource = "other" },
+		"encryption":      func(c *Config, _ *Pair, _ []*channel) { c.Encrypt = true },
+		"initiator":       func(_ *Config, _ *Pair, c []*channel) { c[0].initiator[5]++ },
+		"responder":       func(_ *Config, _ *Pair, c []*channel) { c[0].responder[5]++ },
+		"exported":        func(_ *Config, _ *Pair, c []*channel) { c[0].exported[5]++ },
+		"control nonce":   func(_ *Config, _ *Pair, c []*channel) { c[1].responder[5]++ },
+		"control session": func(_ *Config, _ *Pair, c []*channel) { c[1].exported[5]++ },
+	} {
+		sum := make1(change)
+		if other := seen[sum]; other != "" {
+			t.Errorf("%s and %s have the same transcript", name, other)
+		}
+		seen[sum] = name
+	}
 }
 
 // relay carries bytes between two connections and keeps those of each direction; after cut bytes from src it closes both.

@@ -297,10 +297,8 @@ func TestSlowHandlerIsNotSilence(t *testing.T) {
 	b.Send(Control, &wire.Header{Type: wire.TypeHello}, nil, 0)
 	b.Flush(Control)
 	time.Sleep(3 * ca.Timeout)
-	select {
-	case <-ra.done:
-		t.Fatalf("ended: %v", ra.err)
-	default:
+	if err := a.failed(); err != nil {
+		t.Errorf("ended: %v", err)
 	}
 	close(rec.stop)
 	// b's keepalives come every 2.5 s: now it is silence.
@@ -340,6 +338,71 @@ func TestStuckSocket(t *testing.T) {
 		t.Errorf("%d of 8 tags came back", len(tt.free))
 	}
 }
+
+// TestFullSocketRecovers: a socket that was full, and is not any more, has no deadline left that could end the link later.
+func TestFullSocketRecovers(t *testing.T) {
+	ca, cb := config("a"), config("b")
+	ca.Timeout = 400 * time.Millisecond
+	cb.Timeout = ca.Timeout
+	a, b := links(t, ca, cb)
+	rec := &recorder{stop: make(chan struct{})}
+	ra, rb := start(a, &recorder{}), start(b, rec)
+	p := make([]byte, 1<<20)
+	pattern(p, 3)
+	for range 16 {
+		if err := a.Send(Data, writeFrame(0, 1<<20), p, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.Flush(Data)
+	time.Sleep(ca.Timeout / 4)
+	if a.Counters(Data).Queued == 0 {
+		t.Error("the socket was never full")
+	}
+	close(rec.stop)
+	until(t, "the backlog", func() bool { n, _ := rec.count(); return n == 16 })
+	time.Sleep(ca.Timeout * 3 / 2)
+	if err := a.Send(Data, writeFrame(0, 1<<20), p, 0); err != nil {
+		t.Fatal(err)
+	}
+	a.Flush(Data)
+	until(t, "one more", func() bool { n, _ := rec.count(); return n == 17 || a.failed() != nil })
+	stop(t, ra, rb)
+}
+
+// TestMore: frames that came with one read are announced, and Idle comes after the last.
+func TestMore(t *testing.T) {
+	a, b := links(t, config("a"), config("b"))
+	m := &moreCounter{l: b, gate: make(chan struct{})}
+	for range 10 {
+		a.Send(Control, &wire.Header{Type: wire.TypeAck}, nil, 0)
+	}
+	ra := start(a, &recorder{}) // one write
+	until(t, "the write", func() bool { return a.Counters(Control).Queued == 0 })
+	time.Sleep(20 * time.Millisecond) // loopback delivers at once
+	rb := start(b, m)
+	<-m.gate
+	stop(t, ra, rb)
+	if m.more != 9 {
+		t.Errorf("%d of 10 frames were announced, 9 expected", m.more)
+	}
+}
+
+type moreCounter struct {
+	recorder
+	l    *Link
+	more int
+	gate chan struct{}
+	once sync.Once
+}
+
+func (m *moreCounter) Frame(k Kind, h *wire.Header, _ []byte) {
+	if h.Type == wire.TypeAck && m.l.More(k) {
+		m.more++
+	}
+}
+
+func (m *moreCounter) Idle(Kind) { m.once.Do(func() { close(m.gate) }) }
 
 // TestGarbageFrames: what the peer may not send ends the link with the place.
 func TestGarbageFrames(t *testing.T) {
