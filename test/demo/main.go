@@ -212,13 +212,17 @@ func compare(a, b *lab.Node) {
 	must(err)
 	y, err := os.ReadFile(b.Disk)
 	must(err)
-	var d struct {
-		Resources []struct {
-			Size int `json:"data_size_bytes"`
-		} `json:"resources"`
+	var d []struct {
+		Superblock struct {
+			Size int `json:"data_size"`
+		} `json:"superblock"`
 	}
-	must(json.Unmarshal([]byte(run(a, "hastctl", "dump", "--json", "data")), &d))
-	n := d.Resources[0].Size
+	out := run(a, "hastctl", "dump", "--json", "data")
+	must(json.Unmarshal([]byte(out), &d))
+	if len(d) != 1 || d[0].Superblock.Size == 0 {
+		panic("hastctl dump: " + out)
+	}
+	n := d[0].Superblock.Size
 	if !bytes.Equal(x[:n], y[:n]) {
 		for i := 0; i < n; i += 4096 {
 			if !bytes.Equal(x[i:i+4096], y[i:i+4096]) {
