@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -94,11 +95,16 @@ func stateDetails(s *ctl.ResourceStatus, now time.Time, say func(string, ...any)
 	}
 }
 
+// sentences breaks a long explanation into lines.
+var sentences = strings.NewReplacer("; ", "\n", ". ", "\n")
+
 // splitBrain tells who wrote and how to go on. The daemon's sentence has both nodes' sides
 // if the handshake got so far, and the commands; where it is missing they are said here.
 func splitBrain(s *ctl.ResourceStatus, say func(string, ...any)) {
 	if s.Why != "" {
-		say("%s", s.Why)
+		for line := range strings.Lines(sentences.Replace(s.Why)) {
+			say("%s", strings.TrimSpace(line))
+		}
 		return
 	}
 	say("both nodes have written apart (%s marked here); nothing is overwritten", size(s.DirtyBytes))
@@ -129,10 +135,11 @@ func syncDetails(s *ctl.ResourceStatus, say func(string, ...any)) {
 func dataDetails(s *ctl.ResourceStatus, say func(string, ...any)) {
 	best := proto.DataUpToDate.String()
 	if s.Data != "" && s.Data != best || s.PeerData != "" && s.PeerData != best {
-		say("data: %s here, %s on the peer", dash(s.Data), dash(s.PeerData))
+		say("data: %s here, %s on the peer", known(s.Data), known(s.PeerData))
 	}
 	if s.LocalLost {
-		say("the local copy is out; I/O goes to the peer. Replace %s, then: hastctl role secondary %s", s.Local, s.Name)
+		say("the local copy is out; I/O goes to the peer alone. Move the users to the peer, then run here:")
+		say("hastctl role init %[1]s, replace %[2]s, hastctl create %[1]s, hastctl role secondary %[1]s", s.Name, s.Local)
 	}
 	if s.LocalError != "" {
 		say("local disk: %s", s.LocalError)
@@ -143,6 +150,13 @@ func dataDetails(s *ctl.ResourceStatus, say func(string, ...any)) {
 	if s.Forced {
 		say("promoted with --force in this generation: the peer may have writes that this copy lacks")
 	}
+}
+
+func known(data string) string {
+	if data == "" {
+		return "unknown"
+	}
+	return data
 }
 
 func errorDetails(where string, read, write, flush uint64, say func(string, ...any)) {

@@ -27,6 +27,7 @@ type fake struct {
 	events []ctl.Event
 	live   chan ctl.Event
 	queue  int
+	subs   int // readers of events so far
 
 	release chan struct{}
 }
@@ -102,6 +103,7 @@ func (f *fake) Events(ctx context.Context, since uint64) <-chan ctl.Event {
 		}
 	}
 	f.live = ch
+	f.subs++
 	return ch
 }
 

@@ -90,6 +90,9 @@ func (p *poller) get(ctx context.Context, name string, limit <-chan struct{}) (c
 		st.Stale = true
 		st.StaleSeconds += time.Since(e.at).Seconds()
 	}
+	if st.Stale && st.Status == ctl.StateConnected.HAST() {
+		st.Status = ctl.StateDegraded.HAST() // nobody can vouch for it
+	}
 	return st, nil
 }
 

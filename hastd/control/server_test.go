@@ -445,7 +445,7 @@ func TestEvents(t *testing.T) {
 	}
 	done := make(chan []string)
 	go func() { done <- collect(t, c, nil, 2) }()
-	f.awaitReader(3)
+	f.awaitReader(t, 4)
 	f.emit("four")
 	f.emit("five")
 	if got := <-done; !slices.Equal(got, []string{"4:four", "5:five"}) {
@@ -453,19 +453,19 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// awaitReader returns once somebody has subscribed anew since n subscriptions.
-func (f *fake) awaitReader(int) {
-	f.mu.Lock()
-	f.live = nil
-	f.mu.Unlock()
-	for {
+// awaitReader returns once there have been n subscriptions.
+func (f *fake) awaitReader(t *testing.T, n int) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		f.mu.Lock()
-		ok := f.live != nil
+		subs := f.subs
 		f.mu.Unlock()
-		if ok {
+		if subs >= n {
 			return
 		}
-		time.Sleep(time.Millisecond)
+		if time.Now().After(end) {
+			t.Fatalf("%d readers have come, want %d", subs, n)
+		}
 	}
 }
 
@@ -498,7 +498,7 @@ func TestSlowReader(t *testing.T) {
 	}
 	defer n.Close()
 	io.WriteString(n, "GET /v1/events HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-	f.awaitReader(0)
+	f.awaitReader(t, 1)
 	long := strings.Repeat("long ", 2000)
 	began := time.Now()
 	for i := 0; f.reading(); i++ {

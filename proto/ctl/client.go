@@ -84,11 +84,13 @@ func (c *Client) Wait(ctx context.Context, op Operation, progress func(Operation
 		}
 		var next Operation
 		err := c.call(context.WithoutCancel(ctx), http.MethodGet, PathOperations+"?id="+strconv.FormatUint(op.ID, 10), nil, &next)
-		if err != nil && op.Verb == "stop" && gone(err) {
+		switch {
+		case err != nil && gone(err) && op.Verb == "stop":
 			op.Done = true
 			return op, nil
-		}
-		if err != nil {
+		case err != nil && gone(err):
+			return op, &Error{Code: proto.ExitUnavailable, Message: "hastd went away while " + op.title() + " was under way", Hint: "Its log says why; hastctl status shows the outcome once it runs again"}
+		case err != nil:
 			return op, err
 		}
 		op = next
