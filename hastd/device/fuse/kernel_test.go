@@ -286,6 +286,36 @@ func TestClean(t *testing.T) {
 	}
 }
 
+// TestRelease: a device that is aborted while in use fails its user's requests, and goes when the user does.
+func TestRelease(t *testing.T) {
+	needKernel(t)
+	s := devicetest.New(t, devicetest.Options{Size: 1 << 20})
+	dir, _ := serve(t, s, s.Info())
+	l := attachTest(t, dir, s.Info())
+	b := openBlock(t, l.Path())
+	if err := Abort(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Read(make([]byte, 4096), 0); !errors.Is(err, unix.EIO) {
+		t.Errorf("read of an aborted device: %v", err)
+	}
+	if _, ok, _ := FindLoop(dir); !ok {
+		t.Error("the device went while in use")
+	}
+	b.close()
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, ok, _ := FindLoop(dir); !ok {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the device stays")
+		}
+	}
+}
+
 // TestAttachGivesUp: without a server there is an error in time, and nothing stays.
 func TestAttachGivesUp(t *testing.T) {
 	needKernel(t)

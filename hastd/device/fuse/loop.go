@@ -209,7 +209,8 @@ func (l Loop) inUse() error {
 }
 
 // Detach frees the loop device. ErrInUse: it is mounted or open, and nothing was changed. A
-// device that is not, or no longer, on our file is left alone.
+// device that is not, or no longer, on our file is left alone. The kernel first writes what it has cached of
+// the device, so Detach may wait for the server; a caller that can't wait ends that with Abort.
 func (l Loop) Detach() error {
 	if ours, err := l.attached(); err != nil || !ours {
 		return err
@@ -232,6 +233,14 @@ func (l Loop) Detach() error {
 	// Somebody holds it open: take back the promise to detach at the last close.
 	l.keep()
 	return fmt.Errorf("%s: %w: some process has it open", l.Path(), ErrInUse)
+}
+
+// Release has the loop device detach itself when its last user closes it: for a device that was aborted while in use.
+func (l Loop) Release() error {
+	if ours, err := l.attached(); err != nil || !ours {
+		return err
+	}
+	return l.clear()
 }
 
 func (l Loop) clear() error {

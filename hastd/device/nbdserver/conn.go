@@ -92,6 +92,8 @@ func (c *conn) serve() error {
 	close(c.out.wake)
 	writer.Wait()
 	switch cause := c.out.failure(); {
+	case errors.Is(cause, errClosing):
+		return nil
 	case cause != nil && !errors.Is(err, io.EOF):
 		return cause
 	case errors.Is(err, io.EOF), errors.Is(err, errDisconnect), errors.Is(err, errClosing), errors.Is(err, errStopped),

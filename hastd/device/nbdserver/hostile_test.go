@@ -3,6 +3,7 @@ package nbdserver
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -301,6 +302,25 @@ func TestSinkCloses(t *testing.T) {
 	s.Close()
 	if err := c.Flush(); err == nil {
 		t.Error("served by a closed sink")
+	}
+}
+
+// TestShutdownCuts: requests that end because the engine does are not answered, but cut off, whatever they are.
+func TestShutdownCuts(t *testing.T) {
+	s := devicetest.New(t, devicetest.Options{Size: small, Workers: 2})
+	s.SetFail(func(r *device.Request) proto.Errno { return proto.ESHUTDOWN })
+	path, _ := start(t, s)
+	for name, do := range map[string]func(*client) error{
+		"write":      func(c *client) error { return c.Write(make([]byte, 4096), 0, false) },
+		"long write": func(c *client) error { return c.Write(make([]byte, 3<<20), 0, false) },
+		"read":       func(c *client) error { return c.Read(make([]byte, 4096), 0) },
+		"long read":  func(c *client) error { return c.Read(make([]byte, 3<<20), 0) },
+	} {
+		err := do(dial(t, path))
+		var answered proto.Errno
+		if err == nil || errors.As(err, &answered) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -68,10 +68,17 @@ func (o *outbox) init(c *conn) {
 	o.writeFn = o.writev
 }
 
-// answers queues the replies to completed requests, and writes.
+// answers queues the replies to completed requests, and writes. A request that ends because the engine does is not
+// answered: a client that is cut off connects again and repeats it, one that is told of an error passes that on.
 func (o *outbox) answers(batch []*device.Request) {
+	cut := false
 	o.mu.Lock()
 	for _, r := range batch {
+		if r.Errno == proto.ESHUTDOWN {
+			cut = true
+			o.c.srv.sink.Put(r)
+			continue
+		}
 		rep := reply{cookie: r.Handle, errno: r.Errno}
 		if r.Op == proto.OpRead && r.Errno == proto.OK && !o.dead {
 			rep.req = r
@@ -81,10 +88,17 @@ func (o *outbox) answers(batch []*device.Request) {
 		o.queue = append(o.queue, rep)
 	}
 	o.start()
+	if cut {
+		o.fail(errClosing)
+	}
 }
 
 // answer queues a reply without payload, and writes.
 func (o *outbox) answer(cookie uint64, errno proto.Errno) {
+	if errno == proto.ESHUTDOWN {
+		o.fail(errClosing)
+		return
+	}
 	o.mu.Lock()
 	o.queue = append(o.queue, reply{cookie: cookie, errno: errno})
 	o.start()
