@@ -635,15 +635,16 @@ func TestClose(t *testing.T) {
 }
 
 func TestSendRefuses(t *testing.T) {
-	a, b := links(t, config("a"), config("b"))
-	for i, err := range []error{
-		a.Send(Data, &wire.Header{Type: wire.TypeAck}, nil, 0),
-		a.Send(Control, writeFrame(0, 4096), make([]byte, 4096), 0),
-		a.Send(Data, writeFrame(0, 4096), make([]byte, 4095), 0),
+	for i, send := range []func(*Link) error{
+		func(l *Link) error { return l.Send(Data, &wire.Header{Type: wire.TypeAck}, nil, 0) },
+		func(l *Link) error { return l.Send(Control, writeFrame(0, 4096), make([]byte, 4096), 0) },
+		func(l *Link) error { return l.Send(Data, writeFrame(0, 4096), make([]byte, 4095), 0) },
 	} {
-		if err == nil {
-			t.Errorf("case %d", i)
+		a, b := links(t, config("a"), config("b"))
+		ra, rb := start(a, &recorder{}), start(b, &recorder{})
+		if err := send(a); err == nil || !errors.Is(ra.wait(t), err) {
+			t.Errorf("case %d: %v", i, err)
 		}
+		rb.wait(t)
 	}
-	stop(t, start(a, &recorder{}), start(b, &recorder{}))
 }

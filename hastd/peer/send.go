@@ -133,7 +133,7 @@ func (s *sender) touch() { s.last.Store(time.Now().UnixNano()) }
 // goroutine that may. An error means that the frame is not queued (and there will be no Sent) and the link is over.
 func (l *Link) Send(k Kind, h *wire.Header, payload []byte, tag uint32) error {
 	if (k == Data) != h.Type.OnData() {
-		return fmt.Errorf("a %s frame does not belong on the %s connection", h.Type, k)
+		return l.misuse(fmt.Errorf("a %s frame does not belong on the %s connection", h.Type, k))
 	}
 	if h.Type == wire.TypeBye {
 		l.byed.Store(true)
@@ -154,7 +154,7 @@ func (l *Link) Send(k Kind, h *wire.Header, payload []byte, tag uint32) error {
 		}
 	} else if size := h.DataSize(); size > 0 {
 		if len(payload) != size {
-			return fmt.Errorf("a %s frame of %d bytes with a payload of %d", h.Type, size, len(payload))
+			return l.misuse(fmt.Errorf("a %s frame of %d bytes with a payload of %d", h.Type, size, len(payload)))
 		}
 		e.body, e.tagged = s.encode(h, payload, i), true
 		s.data.Add(uint64(size))
@@ -170,6 +170,13 @@ func (l *Link) Send(k Kind, h *wire.Header, payload []byte, tag uint32) error {
 	s.bodies += e.owned
 	s.mu.Unlock()
 	return nil
+}
+
+// misuse ends the link for a frame that our own side should not have sent: to drop it would leave both sides waiting.
+func (l *Link) misuse(err error) error {
+	err = fmt.Errorf("internal error: %w", err)
+	l.fail(err)
+	return err
 }
 
 // encode compresses and sums payload; the result is payload, a part of the arena, or nothing.
