@@ -63,6 +63,7 @@ type node struct {
 	term         bool // rulePromoted has judged this worker
 	forced       bool
 	splitSeen    bool
+	localOut     bool // the last worker had lost its local copy
 }
 
 func (n *node) hasTag() bool {
@@ -122,6 +123,7 @@ func (n *node) die() {
 	}
 	n.w.tracef(n.id, "worker dies")
 	n.w.workerEnds(n)
+	n.localOut = n.m.Status().LocalLost
 	n.alive, n.inc, n.m, n.stopped = false, n.inc+1, nil, nil
 	n.w.abandonLink(n, n.w.rnd.one(3))
 }

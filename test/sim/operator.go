@@ -68,6 +68,11 @@ func (w *world) bringUp(n *node) {
 		w.after(5*msec, func() { w.bringUp(n) })
 		return
 	}
+	if n.promoted && n.localOut {
+		// The parent knows by the last status that this copy was out, even where that could not be recorded.
+		n.promoted = false
+		n.detach()
+	}
 	if n.promoted {
 		n.start(proto.RolePrimary, true)
 		n.resend()
@@ -150,7 +155,8 @@ func (w *world) noteSync() bool {
 		}
 		s, t := n.m.Status(), p.m.Status()
 		if s.Link == replica.LinkConnected && t.Link == replica.LinkConnected && !s.Syncing && s.DirtyBytes == 0 &&
-			s.PeerData == proto.DataUpToDate && t.Data == proto.DataUpToDate && s.Data == proto.DataUpToDate && !s.LocalLost {
+			s.PeerData == proto.DataUpToDate && t.Data == proto.DataUpToDate && s.Data == proto.DataUpToDate && !s.LocalLost &&
+			s.InFlight+t.InFlight == 0 && !n.link.silent[0] && !n.link.silent[1] {
 			n.intact, p.intact = true, true
 			n.lostVolatile, p.lostVolatile = false, false
 			return true
@@ -423,6 +429,10 @@ func (w *world) heal() {
 
 // repair is what an operator does while something is not well: he restarts workers, one after the other.
 func (w *world) repair() {
+	if w.bothFailed() {
+		w.op.settled, w.op.gaveUp = true, true
+		return
+	}
 	if w.op.busy || w.split {
 		w.op.since = w.now
 		return
@@ -431,10 +441,6 @@ func (w *world) repair() {
 		if n.up && !n.alive && !w.op.inited[n.id] {
 			w.bringUp(n)
 		}
-	}
-	if w.bothFailed() {
-		w.op.settled, w.op.gaveUp = true, true
-		return
 	}
 	idle := len(w.nodes[0].front.out)+len(w.nodes[1].front.out) == 0
 	if w.noteSync() && idle {

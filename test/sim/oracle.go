@@ -130,7 +130,6 @@ func (w *world) judge(n *node, r *request, errno proto.Errno, buf []version) {
 	if r.op != proto.OpRead {
 		w.ruleOneWriter(n, r)
 		w.ruleFlushFinal(n, r)
-		w.acksSinceSplit[n.id]++
 	}
 	switch r.op {
 	case proto.OpRead:
@@ -141,5 +140,6 @@ func (w *world) judge(n *node, r *request, errno proto.Errno, buf []version) {
 	default:
 		o.promised(r, w.now)
 		w.ruleWriteAck(n, r)
+		w.acksSinceSplit[n.id]++
 	}
 }
