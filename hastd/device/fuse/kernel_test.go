@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -36,17 +37,34 @@ func TestMain(m *testing.M) {
 }
 
 func cleanOld() {
-	dirs, _ := filepath.Glob(filepath.Join(testBase, "*", "*"))
-	for _, d := range dirs {
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(d)))
-		if err != nil || unix.Kill(pid, 0) == nil {
+	runs, _ := filepath.Glob(filepath.Join(testBase, "*"))
+	for _, run := range runs {
+		if pid, err := strconv.Atoi(filepath.Base(run)); err != nil || unix.Kill(pid, 0) == nil {
 			continue
 		}
-		if err := Clean(d); err != nil {
-			fmt.Fprintln(os.Stderr, "left by an earlier run:", err)
-			continue
+		dirs, _ := filepath.Glob(filepath.Join(run, "*"))
+		for _, d := range dirs {
+			unmountUsers(d)
+			if err := Clean(d); err != nil {
+				fmt.Fprintln(os.Stderr, "left by an earlier run:", err)
+			}
 		}
-		os.Remove(filepath.Dir(d))
+		os.Remove(run)
+	}
+}
+
+// unmountUsers takes away the file systems of a dead device.
+func unmountUsers(dir string) {
+	l, found, err := FindLoop(dir)
+	if err != nil || !found {
+		return
+	}
+	Abort(dir) // so that the unmount does not wait for a server
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == l.Path() {
+			unix.Unmount(f[1], 0)
+		}
 	}
 }
 

@@ -157,17 +157,14 @@ func (l Loop) backing() (string, error) {
 	return string(bytes.TrimSuffix(b, []byte("\n"))), err
 }
 
-// attached reports whether the device still has our file below it. Once the mount is gone, the kernel
-// can't tell the file's path any more; then the name that we gave the device decides.
+// attached reports whether the device still has our file below it. The path alone does not tell: another mount
+// namespace's daemon may use the same, and once the mount is gone the kernel knows only the last part. The name that we gave the device decides.
 func (l Loop) attached() (bool, error) {
 	b, err := l.backing()
 	if err != nil || b == "" {
 		return false, err
 	}
-	if b == l.File || b == l.File+" (deleted)" {
-		return true, nil
-	}
-	if b != "/"+diskName {
+	if b != l.File && b != l.File+" (deleted)" && b != "/"+diskName {
 		return false, nil
 	}
 	d, err := os.OpenFile(l.Path(), os.O_RDONLY, 0)
