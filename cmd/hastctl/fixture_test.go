@@ -58,6 +58,9 @@ var cases = map[string]func(*ctl.ResourceStatus){
 		s.State, s.Link, s.DirtyBytes, s.DegradedSinceUnix, s.PeerData = ctl.StateDegraded, "connecting", 1288490188, begun+240, "outdated"
 		s.Why, s.Forced = "10.0.0.2:8457: no route to host", true
 	},
+	"alone": func(s *ctl.ResourceStatus) {
+		s.State, s.Link, s.Remote, s.PeerData = ctl.StateDegraded, "none", "none", ""
+	},
 	"frozen": func(s *ctl.ResourceStatus) {
 		s.State, s.Why, s.Queues.Frozen, s.PeerData = ctl.StateFrozen, "the peer is lost and on_peer_loss is freeze", 12, ""
 	},

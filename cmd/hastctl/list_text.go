@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"hast/proto"
@@ -175,11 +176,14 @@ func (l *lister) queues(s *ctl.ResourceStatus) {
 }
 
 func (l *lister) latency(s *ctl.ResourceStatus) {
-	if len(s.Latency) == 0 {
+	if !slices.ContainsFunc(s.Latency, func(t ctl.Latency) bool { return t.Count > 0 }) {
 		return
 	}
 	l.in("latency", func(l *lister) {
 		for _, t := range s.Latency {
+			if t.Count == 0 {
+				continue
+			}
 			l.line(t.Stage, fmt.Sprintf("%d times, half within %s, 99 %% within %s, longest %s", t.Count, micros(t.P50), micros(t.P99), micros(t.Max)))
 		}
 	})

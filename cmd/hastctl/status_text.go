@@ -81,6 +81,10 @@ func stateDetails(s *ctl.ResourceStatus, now time.Time, say func(string, ...any)
 		say("I/O is frozen, %d requests wait: %s", waiting, dash(s.Why))
 		return
 	case ctl.StateDegraded:
+		if s.Remote == "none" {
+			say("no peer is configured: this node runs alone; %s are marked for one", size(s.DirtyBytes))
+			break
+		}
 		since := ""
 		if s.DegradedSinceUnix != 0 {
 			since = " since " + ago(s.DegradedSinceUnix, now)

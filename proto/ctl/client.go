@@ -159,6 +159,9 @@ func (c *Client) Events(ctx context.Context, since *uint64, f func(Event) error)
 	if caller.Err() != nil {
 		return nil
 	}
+	if lines.Err() == nil {
+		return &Error{Code: proto.ExitUnavailable, Message: "hastd has ended the stream of events", Hint: "It was stopped, or this reader was too slow; its log says which"}
+	}
 	return c.failure(lines.Err())
 }
 
