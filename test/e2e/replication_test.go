@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -124,8 +125,12 @@ func TestCutLinkAndSplitBrain(t *testing.T) {
 	}
 	promote(t, l.B)
 	run(t, l.B, "dd", "if=/dev/urandom", "of=/dev/hast/data", "bs=4k", "count=10", "oflag=direct", "conv=fsync", "status=none")
+	shots := 0
 	sum := func(n *lab.Node) string {
-		return sh(t, n, "dd if=/dev/hast/data bs=1M count=8 iflag=direct status=none | sha256sum")
+		shots++
+		shot := fmt.Sprintf("%s/shot%d", l.Dir, shots)
+		run(t, n, "dd", "if=/dev/hast/data", "bs=1M", "count=8", "iflag=direct", "status=none", "of="+shot)
+		return sh(t, n, "sha256sum < "+shot)
 	}
 	a, b := sum(l.A), sum(l.B)
 	if err := l.Heal(); err != nil {
@@ -147,7 +152,8 @@ func TestCutLinkAndSplitBrain(t *testing.T) {
 	run(t, l.B, "hastctl", "role", "secondary", "data")
 	until(t, 60*time.Second, "in sync again", is(l.A, connected))
 	if a != sum(l.A) {
-		t.Error("the survivor's data changed")
+		out, _ := exec.Command("cmp", "-l", l.Dir+"/shot1", fmt.Sprintf("%s/shot%d", l.Dir, shots)).Output()
+		t.Errorf("the survivor's data changed in %d bytes, first:\n%.200s%s", strings.Count(string(out), "\n"), out, sh(t, l.A, "ls -lL /dev/hast/ "+l.Dir+"; losetup -l; blockdev --getsize64 /dev/hast/data; cat /proc/self/mounts | grep fuse"))
 	}
 	sameDisks(t, l)
 }
@@ -165,9 +171,10 @@ func TestAnyTwoMayDie(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- fio.Wait() }()
 	time.Sleep(time.Second)
+	// Processes rename themselves for ps: "hastd: data (primary)", "hastd: data (hold)".
+	worker := func() []int { return l.A.Titles("hastd: data (primary)") }
+	hold := func() []int { return l.A.Titles("hastd: data (hold)") }
 	parent := func() []int { return l.A.Pids("hastd", "-F") }
-	worker := func() []int { return l.A.Pids("hastd", "worker") }
-	hold := func() []int { return l.A.Pids("hastd", "hold") }
 	for _, set := range []struct {
 		name string
 		pids []func() []int

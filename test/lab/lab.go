@@ -247,13 +247,24 @@ func (n *Node) Pids(words ...string) (pids []int) {
 		if len(args) < len(words) || len(args[0]) == 0 {
 			continue
 		}
-		args[0] = filepath.Base(strings.TrimSuffix(args[0], ":"))
+		args[0], _, _ = strings.Cut(filepath.Base(args[0]), ":") // a title begins with the name and a colon
 		ok := true
 		for i, w := range words {
 			ok = ok && args[i] == w
 		}
 		var pid int
 		if _, err := fmt.Sscan(filepath.Base(d), &pid); ok && err == nil && pid != n.init.Process.Pid {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// Titles returns the processes of this node whose command line, as ps shows it, begins with title.
+func (n *Node) Titles(title string) (pids []int) {
+	for _, pid := range n.Pids() {
+		raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if strings.HasPrefix(strings.ReplaceAll(string(raw), "\x00", " "), title) {
 			pids = append(pids, pid)
 		}
 	}

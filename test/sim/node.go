@@ -255,7 +255,13 @@ func (n *node) failedLocally(op proto.Op) {
 	if p := w.peerOf(n); n.link == nil || w.super(p.id).Data != proto.DataUpToDate || !w.oracleOf(n).holds(p) {
 		w.oracleOf(n).dropVolatile() // there was no other copy
 	}
+	if w.lags() {
+		w.oracleOf(n).rebase(w.peerOf(n)) // the peer's copy stands in; what was under way to it is async's lag
+	}
 }
+
+// lags reports whether acknowledged writes may be under way to the peer only.
+func (w *world) lags() bool { return w.opt.Mode == proto.ModeAsync || w.opt.ModeChange }
 
 func allZero(v []version) bool {
 	for _, x := range v {

@@ -118,7 +118,7 @@ func (w *world) powerOff(n *node) {
 	n.lastLoss = w.now
 	if primary {
 		sp := w.super(p.id)
-		if w.opt.Mode == proto.ModeAsync || w.opt.ModeChange || !p.alive || !p.intact || sp.Data != proto.DataUpToDate || !o.holds(p) || w.split {
+		if w.lags() || !p.alive || !p.intact || sp.Data != proto.DataUpToDate || !o.holds(p) || w.split {
 			o.dropVolatile()
 		} else {
 			n.lostVolatile = true
@@ -191,7 +191,7 @@ func (w *world) mayForce(n *node) bool {
 	if s.Data == proto.DataInconsistent || s.Current != t.Current || !n.intact || s.Current.IsZero() {
 		return false
 	}
-	return w.opt.Mode == proto.ModeAsync || w.oracleOf(n).holds(n)
+	return w.lags() || w.oracleOf(n).holds(n)
 }
 
 // promote makes a secondary primary, as the parent does: a new worker, a handshake or a permit, the device.
@@ -225,7 +225,7 @@ func (w *world) await(n *node, inc int, until Time, force bool) {
 			w.rulePromoted(n, force)
 			n.promoted = true
 			w.op.last, w.op.busy = n.id, false
-			if force && (w.opt.Mode == proto.ModeAsync || w.split) {
+			if force && (w.lags() || w.split) {
 				w.oracleOf(n).rebase(n)
 			}
 			n.front.attached = true

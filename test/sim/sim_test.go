@@ -17,6 +17,7 @@ var (
 	start = flag.Uint64("sim.start", 0, "first seed; 0: from the clock")
 	limit = flag.Duration("sim.time", 10*time.Second, "how long TestSeeds goes on when sim.seeds is 0")
 	until = flag.String("sim.until", "", "pass over violations of other checkers than these (comma-separated); for the list of mutations")
+	keep  = flag.Bool("sim.keep", false, "go on after a violation, and tell each in one line")
 	one   = flag.Uint64("sim.seed", 0, "the seed that TestReplay plays")
 )
 
@@ -48,12 +49,14 @@ func TestSeeds(t *testing.T) {
 					mu.Lock()
 					bad = append(bad, r)
 					mu.Unlock()
-					return
+					if !*keep {
+						return
+					}
 				}
 				mu.Lock()
 				n := len(bad)
 				mu.Unlock()
-				if n > 0 {
+				if n > 0 && !*keep {
 					return
 				}
 			}
@@ -62,6 +65,10 @@ func TestSeeds(t *testing.T) {
 	wg.Wait()
 	t.Logf("seeds %d to %d: %d played, %d requests answered, %d steps", first, first+next.Load()-1, played.Load(), acked.Load(), steps.Load())
 	for _, r := range bad {
+		if *keep {
+			t.Errorf("seed %d: checker %s at %.6f s: %.240s", r.Seed, r.Violation.Checker, float64(r.Violation.At)/float64(sec), r.Violation.Text)
+			continue
+		}
 		show(t, r)
 	}
 }
