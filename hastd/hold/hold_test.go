@@ -70,6 +70,7 @@ func contents(t testing.TB, files []*os.File) (all []string) {
 	return all
 }
 
+// start serves a store. What it returns last waits until serving has ended by itself.
 func start(t testing.TB) (*Client, *Store, func() error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "hold")
@@ -85,18 +86,17 @@ func start(t testing.TB) (*Client, *Store, func() error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- Serve(ctx, l, store, "test") }()
-	end := func() error {
-		cancel()
+	wait := func() error {
 		err := <-done
 		done <- err
 		return err
 	}
-	t.Cleanup(func() { end(); l.Close(); store.Close() })
-	return &Client{Path: path, Timeout: 2 * time.Second}, store, end
+	t.Cleanup(func() { cancel(); wait(); l.Close(); store.Close() })
+	return &Client{Path: path, Timeout: 2 * time.Second}, store, wait
 }
 
 func TestExchange(t *testing.T) {
-	c, _, end := start(t)
+	c, _, wait := start(t)
 	a, b := memory(t, "a"), memory(t, "b")
 	defer a.Close()
 	if _, _, err := c.Get("x"); !errors.Is(err, ErrNotHeld) {
@@ -139,7 +139,7 @@ func TestExchange(t *testing.T) {
 	if who, err := c.Quit(); err != nil || who.PID != os.Getpid() {
 		t.Fatalf("quit: %+v %v", who, err)
 	}
-	if err := end(); !errors.Is(err, ErrQuit) {
+	if err := wait(); !errors.Is(err, ErrQuit) {
 		t.Fatalf("served until %v", err)
 	}
 }
