@@ -1,4 +1,4 @@
-# Two static binaries and their files. Other targets are in the files that this one includes, if any.
+# Two static binaries and their files, and what proves them. README's two commands are "make demo" and "make test".
 GO      ?= go
 PREFIX  ?= /usr
 SBINDIR ?= $(PREFIX)/sbin
@@ -13,7 +13,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # all threads need Go's own implementation.
 export CGO_ENABLED = 0
 
-.PHONY: all build install clean
+.PHONY: all build install clean demo test sim mutations soak bench fuzz
 
 all: build
 
@@ -35,3 +35,39 @@ install: build
 
 clean:
 	rm -rf bin
+
+# The story: two nodes, a repository, a primary killed in mid-commit. Under two minutes; needs root.
+demo: build
+	@$(GO) run ./test/demo -bin bin
+
+# Everything that needs no guest kernel, with fresh seeds each time; needs root. Packages run one after the
+# other where they time things or make devices.
+SEEDS ?= 3000
+START ?=
+test:
+	$(GO) vet ./...
+	CI=true $(GO) test -count=1 -p 2 $$($(GO) list ./... | grep -v -e /test/e2e -e /device/fuse)
+	CI=true $(GO) test -count=1 -timeout 9m ./hastd/device/fuse
+	CI=true $(GO) test -count=1 -timeout 9m ./test/e2e
+
+# One range of seeds: make sim SEEDS=100000 START=1
+sim:
+	SIM_SEEDS=$(SEEDS) SIM_START=$(START) $(GO) test -count=1 -timeout 2h -run 'TestSeeds' -v ./test/sim
+
+# Each deliberate breakage, until its named checker catches it.
+mutations:
+	$(GO) test -count=1 -timeout 2h -v ./test/sim/mutation -args -all
+
+soak:
+	SIM_SEEDS=100000 $(GO) test -count=1 -timeout 4h -run 'TestSeeds' -v ./test/sim
+	$(GO) test -count=5 -timeout 2h ./test/e2e
+
+bench: build
+	$(GO) run ./test/bench -bin bin
+	$(GO) test -run '^$$' -bench . -benchtime 2s ./hastd/engine
+
+# Every parser for a minute.
+FUZZTIME ?= 60s
+fuzz:
+	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+	  echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
