@@ -123,12 +123,10 @@ func (s *Server) ServeConn(nc net.Conn) error {
 		return err
 	}
 	defer nc.Close()
+	defer s.remove(c)
 	if err := s.add(c); err != nil {
 		return err
 	}
-	defer s.remove(c)
-	nc.SetReadDeadline(time.Now().Add(HandshakeTime))
-	nc.SetWriteDeadline(time.Now().Add(HandshakeTime))
 	ok, err := c.handshake()
 	if err != nil || !ok {
 		return err
@@ -139,6 +137,7 @@ func (s *Server) ServeConn(nc net.Conn) error {
 	return c.serve()
 }
 
+// add makes c known to Stop, and starts the handshake's time limit.
 func (s *Server) add(c *conn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,7 +148,7 @@ func (s *Server) add(c *conn) error {
 		return fmt.Errorf("more than %d clients", MaxConns)
 	}
 	s.conns[c] = struct{}{}
-	return nil
+	return c.nc.SetDeadline(time.Now().Add(HandshakeTime))
 }
 
 func (s *Server) remove(c *conn) { s.mu.Lock(); delete(s.conns, c); s.mu.Unlock() }
@@ -165,8 +164,7 @@ func (s *Server) clearDeadline(c *conn) error {
 	if s.stopped {
 		return errStopped
 	}
-	c.nc.SetWriteDeadline(time.Time{})
-	return c.nc.SetReadDeadline(time.Time{})
+	return c.nc.SetDeadline(time.Time{})
 }
 
 // stall starts (true) or ends the time limit for the rest of a payload.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -94,6 +95,37 @@ func TestNoAllocation(t *testing.T) {
 			}
 			if n := testing.AllocsPerRun(50, func() { p.turn(t) }); n >= 1 {
 				t.Errorf("%v allocations for %d requests", n, c.depth)
+			}
+		})
+	}
+}
+
+// BenchmarkFio lets fio's nbd engine load the server, and reports requests per second.
+func BenchmarkFio(b *testing.B) {
+	for _, c := range []struct {
+		name    string
+		workers int
+		args    []string
+	}{
+		{"randwrite4k/depth1", 0, []string{"--rw=randwrite", "--bs=4k", "--iodepth=1"}},
+		{"randread4k/depth1", 0, []string{"--rw=randread", "--bs=4k", "--iodepth=1"}},
+		{"randwrite4k/depth16", 0, []string{"--rw=randwrite", "--bs=4k", "--iodepth=16"}},
+		{"randwrite4k/depth16/workers", 2, []string{"--rw=randwrite", "--bs=4k", "--iodepth=16"}},
+		{"write1m/depth4", 0, []string{"--rw=write", "--bs=1m", "--iodepth=4"}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			s := devicetest.New(b, devicetest.Options{Size: 256 << 20, Workers: c.workers})
+			path, _ := start(b, s)
+			for b.Loop() {
+				before := s.Counts()
+				args := append([]string{"--name=b", "--ioengine=nbd", "--uri=nbd+unix:///?socket=" + path, "--size=256m", "--runtime=1", "--time_based", "--minimal"}, c.args...)
+				if out, err := exec.Command("fio", args...).CombinedOutput(); err != nil {
+					b.Fatalf("%v\n%s", err, out)
+				}
+				after := s.Counts()
+				n := float64(after.Writes + after.Reads - before.Writes - before.Reads)
+				b.ReportMetric(n, "requests/s")
+				b.ReportMetric(n/float64(after.Batches-before.Batches), "requests/batch")
 			}
 		})
 	}
