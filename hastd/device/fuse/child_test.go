@@ -209,7 +209,7 @@ func TestKilled(t *testing.T) {
 	if err := s.loop.Detach(); !errors.Is(err, ErrInUse) {
 		t.Errorf("detach of a mounted device: %v", err)
 	}
-	fio := exec.Command("fio", "--name=v", "--filename="+mnt+"/f", "--size=16m", "--rw=randwrite", "--bs=4k", "--ioengine=libaio",
+	fio := exec.Command("fio", "--name=v", "--filename="+mnt+"/f", "--size=24m", "--rw=randwrite", "--bs=4k", "--ioengine=libaio",
 		"--iodepth=16", "--direct=1", "--fsync=64", "--verify=crc32c", "--verify_fatal=1", "--output-format=terse")
 	var out strings.Builder
 	fio.Stdout, fio.Stderr = &out, &out
@@ -237,6 +237,7 @@ func TestKilled(t *testing.T) {
 		}
 		if kills > 200 {
 			fio.Process.Kill()
+			<-ended // or the file system would stay busy
 			t.Fatal("fio does not come to an end")
 		}
 	}
