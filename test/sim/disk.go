@@ -306,3 +306,16 @@ func (d *disk) possible(f func(s int, v version)) {
 		}
 	}
 }
+
+// reveal lets reads see what a failed flush has lost: a worker that finds no record of the failure gets to know it
+// like this. (Otherwise nobody could, and no software would survive it.)
+func (d *disk) reveal() {
+	pending := d.w.flats[d.node]
+	clear(pending)
+	d.possible(func(s int, v version) { pending[s] = true })
+	for s, p := range pending {
+		if !p {
+			d.cache[s] = d.stable[s]
+		}
+	}
+}

@@ -96,6 +96,9 @@ func (n *node) start(r proto.Role, successor bool) {
 		w.fail("metadata", "node %s can't load its metadata: %v", n.name, err)
 		return
 	}
+	if l.super.Data != proto.DataInconsistent && l.super.Flags&extent.FlagFlushFailed == 0 {
+		n.disk.reveal()
+	}
 	n.role, n.alive, n.inc = r, true, n.inc+1
 	n.link, n.conns, n.want, n.dialing, n.stopping, n.stopped, n.nextTick = nil, 0, false, false, false, nil, 0
 	n.used, n.client = [appTags]bool{}, [appTags]*request{}

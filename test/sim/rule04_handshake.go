@@ -20,7 +20,7 @@ func (w *world) ruleHandshakeKeepsMarks(l *link) {
 	for i := range l.before {
 		m := w.stableMarks(i)
 		for b, was := range l.before[i] {
-			if was && !m.dirty[b] && !w.equalFlat(b) {
+			if was && !m.marked(w, b) && !w.equalFlat(b) {
 				w.fail("rule04", "block %d was marked on node %s when the connection came, and is not when it is established", b, w.nodes[i].name)
 				return
 			}

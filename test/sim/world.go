@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"runtime/debug"
 	"strings"
 
 	"hast/extent"
@@ -107,10 +108,22 @@ func (w *world) fail(checker, format string, args ...any) {
 }
 
 // Run plays one seed. With trace, the result has a line for each event and effect.
-func Run(seed uint64, opt Options, trace bool) Result {
+func Run(seed uint64, opt Options, trace bool) (r Result) {
 	w := newWorld(seed, opt, trace)
+	defer func() {
+		// A machine that panics is a violation like any other.
+		if p := recover(); p != nil {
+			stack := debug.Stack()
+			w.fail("panic", "%v\n%.1600s", p, stack)
+			r = w.result(seed)
+		}
+	}()
 	w.play()
-	return Result{Seed: seed, Options: opt, Violation: w.bad, Trace: w.trace, Steps: w.steps, Acked: w.acked, End: w.now}
+	return w.result(seed)
+}
+
+func (w *world) result(seed uint64) Result {
+	return Result{Seed: seed, Options: w.opt, Violation: w.bad, Trace: w.trace, Steps: w.steps, Acked: w.acked, End: w.now}
 }
 
 func newWorld(seed uint64, opt Options, trace bool) *world {
