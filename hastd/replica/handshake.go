@@ -42,6 +42,8 @@ func (c *core) helloNow(r proto.Role, served bool) hello {
 		GenSince: c.sb.GenSince, GenNode: c.sb.GenNode,
 		Dirty: uint64(c.dirty.Count()) * proto.BlockSize,
 		Hot:   c.sb.HotExtents,
+
+		FlushFailed: c.sb.Flags&extent.FlagFlushFailed != 0,
 	}
 }
 

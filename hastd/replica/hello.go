@@ -17,7 +17,9 @@ type hello struct {
 	GenSince int64
 	GenNode  proto.Node
 	Dirty    uint64 // bytes
-	Hot      uint32
+	// FlushFailed: what this disk returns is no proof of what it keeps (rule 11), so equal digests prove nothing.
+	FlushFailed bool
+	Hot         uint32
 }
 
 // helloVersion is the version of all bodies; an unknown one is refused.
@@ -31,6 +33,7 @@ const (
 	hsIntact
 	hsServed
 	hsForced
+	hsFlushFailed
 )
 
 // helloSize is the fixed size of a HELLO body in bytes.
@@ -93,7 +96,7 @@ func (h *hello) encode(dst []byte) []byte {
 	e.node(h.Epoch.Node)
 	e.id(h.SyncID)
 	var f uint32
-	for i, b := range []bool{h.Marks, h.Blank, h.Crashed, h.Rebooted, h.Intact, h.Served, h.Forced} {
+	for i, b := range []bool{h.Marks, h.Blank, h.Crashed, h.Rebooted, h.Intact, h.Served, h.Forced, h.FlushFailed} {
 		if b {
 			f |= 1 << i
 		}
@@ -131,6 +134,7 @@ func decodeHello(b []byte) (h hello, err error) {
 	f := d.u32()
 	h.Marks, h.Blank, h.Crashed, h.Rebooted = f&hsMarks != 0, f&hsBlank != 0, f&hsCrashed != 0, f&hsRebooted != 0
 	h.Intact, h.Served, h.Forced = f&hsIntact != 0, f&hsServed != 0, f&hsForced != 0
+	h.FlushFailed = f&hsFlushFailed != 0
 	h.DataSize = proto.Offset(d.u64())
 	h.ExtentSize = d.u32()
 	h.Logical = d.u32()

@@ -309,7 +309,7 @@ func (m *Primary) thaw(why freeze) {
 	if was != 0 && m.frozen&visible == 0 {
 		m.report(ReportResumed, 0, "application I/O goes on")
 	}
-	for n := m.frozenQ.len(); n > 0 && m.frozen == 0; n-- {
+	for n := m.frozenQ.len(); n > 0 && m.frozenQ.len() > 0 && m.frozen == 0; n-- {
 		t := m.frozenQ.pop()
 		m.begin(t)
 	}
@@ -329,7 +329,7 @@ func (m *Primary) onMeta(errno proto.Errno) {
 	if m.permitted && !m.promoted && m.stable >= m.stepVer {
 		m.promotedNow()
 	}
-	for n := m.mapQ.len(); n > 0; n-- {
+	for n := m.mapQ.len(); n > 0 && m.mapQ.len() > 0; n-- {
 		t := m.mapQ.pop()
 		if m.reqs[t].wait <= m.hot.Stable() {
 			m.issue(t)
@@ -343,7 +343,7 @@ func (m *Primary) onMeta(errno proto.Errno) {
 
 // drainGen looks again at whatever waited for a generation.
 func (m *Primary) drainGen() {
-	for n := m.genQ.len(); n > 0; n-- {
+	for n := m.genQ.len(); n > 0 && m.genQ.len() > 0; n-- {
 		t := m.genQ.pop()
 		if int(t) < len(m.reqs) {
 			m.reqs[t].inGenQ = false
@@ -420,7 +420,7 @@ func (m *Primary) evict(need int, before Time) {
 
 // retryRoom lets requests try again that found the activity map full.
 func (m *Primary) retryRoom() {
-	for n := m.roomQ.len(); n > 0 && m.hot.Room() > 0; n-- {
+	for n := m.roomQ.len(); n > 0 && m.roomQ.len() > 0 && m.hot.Room() > 0; n-- {
 		m.pin(m.roomQ.pop())
 	}
 }

@@ -268,7 +268,7 @@ func (m *Secondary) onMeta(errno proto.Errno) {
 	if m.step == hsSuper && m.stable >= m.stepVer && m.conn != 0 {
 		m.beginService()
 	}
-	for n := m.acks.len(); n > 0; n-- {
+	for n := m.acks.len(); n > 0 && m.acks.len() > 0; n-- {
 		t := m.acks.pop()
 		if m.recorded(&m.reqs[t]) {
 			m.answer(t)
@@ -502,6 +502,7 @@ func (m *Secondary) fail(r *sreq) {
 		m.sb.Flags |= extent.FlagFlushFailed
 	}
 	r.ver = m.touch()
+	m.failVer = r.ver
 	m.report(ReportLocalLost, 0, "a %s at %d (%d bytes) failed: %s; this copy is inconsistent until it is synced", opName(r.head.Type), r.head.Offset, r.head.Length, r.errno)
 }
 
@@ -517,8 +518,8 @@ func opName(t wire.Type) string {
 
 // recorded reports whether what r's answer depends on is stable.
 func (m *Secondary) recorded(r *sreq) bool {
-	if r.ver > m.stable {
-		return false
+	if r.ver > m.stable || m.dead && m.failVer > m.stable {
+		return false // whatever is answered now says that this copy failed
 	}
 	if !r.fresh {
 		return true

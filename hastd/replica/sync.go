@@ -16,6 +16,7 @@ type syncState struct {
 	told     bool // its beginning was reported
 	source   bool // we send
 	active   bool // pieces may start
+	rewrite  bool // a copy's flush failed: blocks are written anew even where they read the same (rule 11)
 	seal     sealStep
 	sealVer  uint64
 	cursor   extent.Block
@@ -55,6 +56,7 @@ const barrenWait = 20 * Time(1e6) // locked or unflushed blocks: look again afte
 func (m *Primary) startSync(a role.Action) {
 	y := &m.sync
 	*y = syncState{active: true, inflight: y.inflight, refill: m.now, started: m.now}
+	y.rewrite = m.peer.FlushFailed || m.sb.Flags&extent.FlagFlushFailed != 0
 	y.source = a != role.Target && a != role.TargetFull
 	y.session = a != role.NoSync && !m.session.Whole
 	if !m.local {
@@ -236,7 +238,7 @@ func (m *Primary) startPiece(t Tag, first, n extent.Block) {
 		panic("replica: a sync piece has to wait for its lock")
 	}
 	// A piece needs no pin: its blocks are dirty, and a dirty block's extent stays in the map until the bit is on disk.
-	if m.suspect.Test(m.geo.ExtentOf(first)) {
+	if m.suspect.Test(m.geo.ExtentOf(first)) && !m.sync.rewrite {
 		r.stage = sgDigest
 		e := m.out.add()
 		e.Kind, e.Tag, e.Off, e.Len, e.Key = EfDigest, t, r.off, r.n, m.key
