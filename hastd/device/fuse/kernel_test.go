@@ -100,6 +100,7 @@ func mountDir(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		unmountUsers(dir)
 		if err := Abort(dir); err != nil {
 			t.Error(err)
 		}
