@@ -326,7 +326,8 @@ func (n *node) persist(blocks []replica.MetaBlock) {
 			return
 		}
 		if errno != proto.OK {
-			n.localFailed, n.metaFailed = true, true
+			n.metaFailed = true
+			n.failedLocally(proto.OpWrite)
 		}
 		n.step(&replica.Event{Kind: replica.EvMeta, Errno: errno})
 	})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,13 +14,19 @@ import (
 )
 
 var (
-	seeds = flag.Int("sim.seeds", 0, "how many seeds TestSeeds plays; 0: as many as fit into sim.time")
-	start = flag.Uint64("sim.start", 0, "first seed; 0: from the clock")
+	seeds = flag.Int("sim.seeds", int(env("SIM_SEEDS")), "how many seeds TestSeeds plays; 0: as many as fit into sim.time. Default: SIM_SEEDS")
+	start = flag.Uint64("sim.start", env("SIM_START"), "first seed; 0: from the clock. Default: SIM_START")
 	limit = flag.Duration("sim.time", 10*time.Second, "how long TestSeeds goes on when sim.seeds is 0")
 	until = flag.String("sim.until", "", "pass over violations of other checkers than these (comma-separated); for the list of mutations")
 	keep  = flag.Bool("sim.keep", false, "go on after a violation, and tell each in one line")
 	one   = flag.Uint64("sim.seed", 0, "the seed that TestReplay plays")
 )
+
+// env reads a number that make hands in.
+func env(name string) uint64 {
+	n, _ := strconv.ParseUint(os.Getenv(name), 10, 64)
+	return n
+}
 
 // TestSeeds plays fresh seeds. A failing seed prints the end of its transcript and the command that plays it again.
 func TestSeeds(t *testing.T) {

@@ -13,9 +13,9 @@ import (
 )
 
 var (
-	all  = flag.Bool("mutation.all", false, "try the whole list, not the fast sample")
-	only = flag.String("mutation.only", "", "try the mutations whose name contains this")
-	tags = flag.String("mutation.overlay", "", "an overlay file to build upon, for work on a repair that is not in the tree")
+	all  = flag.Bool("all", false, "try the whole list, not the fast sample")
+	only = flag.String("only", "", "try the mutations whose name contains this")
+	onto = flag.String("overlay", "", "an overlay file to build upon, for work on a repair that is not in the tree")
 )
 
 // TestMutations: each breakage is caught by a checker that is named for it.
@@ -63,9 +63,9 @@ var caught = regexp.MustCompile(`seed (\d+): checker (\S+) at`)
 func try(t *testing.T, top string, m mutation) {
 	dir := t.TempDir()
 	replace := map[string]string{}
-	if *tags != "" {
+	if *onto != "" {
 		var base struct{ Replace map[string]string }
-		b, err := os.ReadFile(*tags)
+		b, err := os.ReadFile(*onto)
 		if err == nil {
 			err = json.Unmarshal(b, &base)
 		}
