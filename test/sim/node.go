@@ -58,6 +58,7 @@ type node struct {
 	localFailed  bool            // this worker was told of a failed local write, flush or metadata transaction
 	flushEIO     bool            // rule 11: a flush failed here without a peer
 	flushEIOAt   Time
+	orderly      bool // it is ending by the operator's will
 	metaFailed   bool // this worker was told of a failed metadata transaction
 	lastDeath    Time // when a worker ended last, with what it held in memory
 	term         bool // rulePromoted has judged this worker

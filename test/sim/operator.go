@@ -92,7 +92,7 @@ func (w *world) crash(n *node) {
 func (w *world) workerEnds(n *node) {
 	n.lastDeath = w.now
 	p := w.peerOf(n)
-	if p.lostVolatile && !n.promoted {
+	if p.lostVolatile && !n.promoted && !n.orderly {
 		w.oracleOf(n).dropVolatile() // the other one lost its cache, and this one can't prove any more that it has everything
 	}
 	n.intact = false
@@ -253,7 +253,9 @@ func (w *world) stop(n *node, then func()) {
 		over = true
 		if n.inc == inc && n.alive {
 			w.tracef(n.id, "operator: worker ended (%s)", why)
+			n.orderly = why == "in order"
 			n.die()
+			n.orderly = false
 		}
 		n.detach()
 		n.promoted = false
