@@ -18,6 +18,9 @@ import (
 // holdWait bounds one exchange with hold: it does nothing but answer.
 const holdWait = 2 * time.Second
 
+// adoptPatience is how long a new parent waits for an orphaned worker to get so far: the worker gives itself four seconds.
+const adoptPatience = 15 * time.Second
+
 // keeper looks after one hold process: it starts it, starts it again when it
 // dies, and gives it what it is to hold.
 type keeper struct {
@@ -161,9 +164,14 @@ func (d *Daemon) adoptKeeper(s *spec) (blob []byte, file *os.File, k *keeper, er
 	path := holdPath(d.runDir, s.deviceName)
 	c := hold.Client{Path: path, Timeout: holdWait}
 	blob, files, err := c.Get(ipc.HoldLabel)
+	// An orphaned worker answers only when what it had under way is finished.
+	for end := time.Now().Add(adoptPatience); isTimeout(err) && time.Now().Before(end); {
+		blob, files, err = c.Get(ipc.HoldLabel)
+	}
 	if err != nil {
 		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, hold.ErrNotHeld) {
-			os.Remove(path) // everybody who had it is dead
+			d.log.Warn("a device of a former life has nobody left who holds it", "resource", s.name, "reason", err)
+			os.Remove(path)
 			return nil, nil, nil, os.ErrNotExist
 		}
 		return nil, nil, nil, err

@@ -41,6 +41,16 @@ func protectFromOOM(log *slog.Logger) {
 	}
 }
 
+// allowLocking lets workers lock their memory, which inherit the limit. It is raised here because a worker
+// that has changed its user, with a small limit, could not map memory any more.
+func allowLocking() error {
+	inf := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &inf); err != nil {
+		return fmt.Errorf("workers do not lock their memory: cannot raise RLIMIT_MEMLOCK (give hastd CAP_SYS_RESOURCE, or LimitMEMLOCK=infinity): %w", err)
+	}
+	return nil
+}
+
 // bootID reads the running kernel's id; every boot has another one.
 func bootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")

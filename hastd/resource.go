@@ -42,14 +42,12 @@ type resource struct {
 
 // operation is one thing for run to do. Its result is delivered once, also when nobody waits for it any more.
 type operation struct {
-	verb    verb
-	role    proto.Role
-	force   bool
-	spec    *spec
-	impact  impact
-	front   front // verbAdopt
-	orderly bool
-	result  chan error
+	verb   verb
+	role   proto.Role
+	force  bool
+	spec   *spec
+	impact impact
+	result chan error
 }
 
 type verb uint8
@@ -172,7 +170,7 @@ func (r *resource) perform(op *operation) error {
 	case verbDetach:
 		return r.detach()
 	case verbAdopt:
-		return r.adopt(op.front, op.orderly)
+		return r.adopt()
 	}
 	return r.shutdown()
 }

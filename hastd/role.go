@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"hast/proto"
+	"hast/proto/ctl"
 )
 
 // changeRole carries out hastctl role. The old worker ends in an orderly way
@@ -15,6 +16,9 @@ func (r *resource) changeRole(to proto.Role, force bool) error {
 	from := r.roleNow()
 	if from == to {
 		return nil // HAST: a no-op, without a hook
+	}
+	if err := r.connectedElsewhere(to, force); err != nil {
+		return err
 	}
 	// A device that survived its worker, in use, goes with any role but primary, which takes it up again.
 	if r.front != nil && to != proto.RolePrimary {
@@ -51,6 +55,25 @@ func (r *resource) changeRole(to proto.Role, force bool) error {
 	}
 	r.setRole(proto.RoleInit)
 	return err
+}
+
+// connectedElsewhere refuses a promotion that is known to be in vain before
+// the secondary's worker, which a primary relies on, is stopped for it.
+func (r *resource) connectedElsewhere(to proto.Role, force bool) error {
+	w := r.proc()
+	if to != proto.RolePrimary || force || w == nil || w.role != proto.RoleSecondary {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	w.refresh(ctx)
+	st, _ := w.snapshot()
+	if st.Link != "connected" {
+		return nil
+	}
+	s := r.current()
+	return &ctl.Error{Code: proto.ExitRefused, Message: fmt.Sprintf("node %s is primary of %s and connected", s.peer, s.name),
+		Hint: fmt.Sprintf("run there first: hastctl role secondary %s", s.name)}
 }
 
 // leave ends the present role; its device is gone already.

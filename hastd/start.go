@@ -59,7 +59,7 @@ func Main(o Options) int {
 	if !o.Foreground && o.Ready == nil {
 		return goBackground(o.args())
 	}
-	syscall.Umask(0o077)
+	syscall.Umask(0o022)
 	flusher := BecomeIOFlusher() // may start the process again
 	s, err := open(o)
 	if err != nil {
@@ -210,7 +210,7 @@ func (c *controlServer) close() {
 // newDaemon makes the daemon of a configuration, without resources.
 func newDaemon(c *config.Config, o Options, log *slog.Logger) (*Daemon, error) {
 	d := &Daemon{
-		log: log, node: c.Node, runDir: c.RunDir, rootDir: rootFor(c.RunDir), lockMem: true,
+		log: log, node: c.Node, runDir: c.RunDir, rootDir: rootFor(c.RunDir),
 		link: peerLinker{}, events: newEventLog(),
 		resources: map[string]*resource{}, leases: map[*lease.Grant]struct{}{}, ended: make(chan struct{}),
 		about: ctl.Daemon{Version: o.Version, PID: os.Getpid(), Node: c.Node, Peer: c.Peer, StartedUnix: time.Now().Unix(),
@@ -222,6 +222,11 @@ func newDaemon(c *config.Config, o Options, log *slog.Logger) (*Daemon, error) {
 	}
 	if d.boot, err = proto.ParseID(id); err != nil {
 		return nil, fmt.Errorf("kernel boot id: %w", err)
+	}
+	if err := allowLocking(); err != nil {
+		log.Warn(err.Error())
+	} else {
+		d.lockMem = true
 	}
 	d.openLocal, d.openMeta = openBacking, openMetadata
 	d.hooks = newHooks(c.Node, log)

@@ -20,24 +20,13 @@ import (
 // takeUpEvery is how often a surviving device whose promotion was refused is tried again.
 const takeUpEvery = 10 * time.Second
 
-// adoptSurvivors finds the devices that a former parent has left, in use, and
-// lets their resources go on as primary. It is called once, at the start.
+// adoptSurvivors lets every resource look for the device that a former parent
+// has left, in use, before it does anything else. It is called once, at the start, and does not wait.
 func (d *Daemon) adoptSurvivors() {
 	mine := make(map[string]bool)
 	for _, r := range d.all() {
-		s := r.current()
-		v, f, err := d.findSurvivor(s)
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-			continue
-		case err != nil:
-			r.log.Error("a device of a former life can't be taken back", "err", err)
-			continue
-		}
-		mine[f.dir] = true
-		r.log.Warn("taking back a device that was in use", "device", f.path(), "orderly", v.Orderly)
-		op := &operation{verb: verbAdopt, front: f, orderly: v.Orderly, result: make(chan error, 1)}
-		r.ops <- op // the queue is empty: nobody can ask yet
+		mine[d.fuseDir(r.current())] = true
+		r.ops <- &operation{verb: verbAdopt, result: make(chan error, 1)} // the queue is empty: nobody could ask yet
 	}
 	d.cleanLeftovers(mine)
 }
@@ -129,7 +118,7 @@ func (d *Daemon) cleanLeftovers(mine map[string]bool) {
 	}
 	for _, dir := range dirs {
 		if mine[dir] {
-			continue
+			continue // its resource cleans up itself, if the device is dead
 		}
 		if _, err := os.Lstat(holdPath(d.runDir, trimFuse(dir))); err == nil {
 			continue // held, and could not be taken back: somebody has to look at it
@@ -148,9 +137,21 @@ func trimFuse(dir string) string {
 // adopt goes on with a device that has survived its parent, and perhaps its
 // worker. If the worker was stopped in order, its term is over, and the promotion is asked for like any other; the
 // device waits meanwhile. If not, the term goes on.
-func (r *resource) adopt(f front, orderly bool) error {
+func (r *resource) adopt() error {
+	s := r.current()
+	r.setPhase("looking for a device of a former life")
+	v, f, err := r.d.findSurvivor(s)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		r.log.Error("a device of a former life can't be taken back", "err", err)
+		r.setWhy(err.Error())
+		return err
+	}
+	r.log.Warn("taking back a device that was in use", "device", f.path(), "orderly", v.Orderly)
 	r.front = f
-	if orderly {
+	if v.Orderly {
 		return r.takeUp()
 	}
 	r.promoted = true

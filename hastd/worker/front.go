@@ -165,8 +165,8 @@ func (u *fuseFront) done() <-chan struct{} { return u.ended }
 func (u *fuseFront) stop()                 { u.srv.Stop() }
 
 // stopFront stops the front-end and waits until what it has under way is
-// answered, within frontEnd: frozen requests stay unanswered.
-func (w *worker) stopFront() {
+// answered, within limit: frozen requests stay unanswered.
+func (w *worker) stopFront(limit time.Duration) {
 	w.mu.Lock()
 	f := w.front
 	w.front = nil
@@ -177,7 +177,7 @@ func (w *worker) stopFront() {
 	f.stop()
 	select {
 	case <-f.done():
-	case <-time.After(frontEnd):
+	case <-time.After(limit):
 		w.log.Warn("some requests of the device could not be answered before the end")
 	}
 }
@@ -194,7 +194,7 @@ func (w *worker) detach(force bool) {
 		}
 	}
 	go func() {
-		w.stopFront()
+		w.stopFront(frontEnd)
 		w.out.put(&ipc.Message{Kind: ipc.KindDetached})
 	}()
 }

@@ -20,7 +20,7 @@ func (w *worker) orphan() int {
 	w.mu.Lock()
 	front, listen := w.front, w.hold
 	w.mu.Unlock()
-	w.stopFront()
+	w.stopFront(orphanEnd)
 	w.halt(errors.New("the parent process died"))
 	<-w.ended
 	w.links.Wait()

@@ -30,6 +30,8 @@ const (
 	// frontEnd bounds how long clients' requests under way may take when the front-end is to stop: longer than a
 	// disk's own error recovery; requests that are frozen don't end at all, they are the successor's.
 	frontEnd = 8 * time.Second
+	// orphanEnd is the same for an orphan: its lease runs out in that time, and nothing is answered any more.
+	orphanEnd = 4 * time.Second
 	// watchEvery is how often the state is compared with what the parent was told last.
 	watchEvery = 50 * time.Millisecond
 	// maxShaking is how many handshakes may be under way: a second one replaces a first that hangs.
@@ -195,7 +197,7 @@ func (w *worker) applySettings(s *ipc.Settings, reconnect bool) {
 
 // stop ends in an orderly way: clients first, then the machine, then the seal of a clean stop.
 func (w *worker) stop() int {
-	w.stopFront()
+	w.stopFront(frontEnd)
 	w.eng.Stop()
 	err := <-w.ended
 	w.links.Wait()

@@ -42,13 +42,9 @@ func Cleaned() bool {
 
 // LockMemory locks what the process uses and will use, so that the write path
 // never waits for a page that waits for the write path. It is done on fault,
-// because locking Go's reserved address space would keep every page for ever.
+// because locking Go's reserved address space would keep every page for ever. The limit (RLIMIT_MEMLOCK)
+// has to be infinite: after the change of user every new mapping is held against it.
 func LockMemory() error {
-	inf := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &inf); err != nil {
-		// Without it the first mapping after the change of user would fail, and with it the process.
-		return fmt.Errorf("memory is not locked: cannot raise RLIMIT_MEMLOCK (give hastd CAP_SYS_RESOURCE or LimitMEMLOCK=infinity): %w", err)
-	}
 	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
 		return fmt.Errorf("memory is not locked: %w", err)
 	}
