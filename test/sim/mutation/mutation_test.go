@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -60,57 +61,111 @@ func mutate(path string, m mutation) ([]byte, error) {
 
 var caught = regexp.MustCompile(`seed (\d+): checker (\S+) at`)
 
-func try(t *testing.T, top string, m mutation) {
-	dir := t.TempDir()
-	replace := map[string]string{}
-	if *onto != "" {
-		var base struct{ Replace map[string]string }
-		b, err := os.ReadFile(*onto)
-		if err == nil {
-			err = json.Unmarshal(b, &base)
+// base is the unbroken simulator, built once: a seed that fails there too proves nothing.
+var base struct {
+	sync.Once
+	bin string
+	err error
+}
+
+func unbroken(t *testing.T, top string) string {
+	base.Do(func() {
+		dir, err := os.MkdirTemp("", "sim")
+		if base.err = err; err == nil {
+			base.bin = filepath.Join(dir, "sim.test")
+			base.err = build(top, base.bin, overlaid(t))
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		replace = base.Replace
+	})
+	if base.err != nil {
+		t.Fatal(base.err)
 	}
+	return base.bin
+}
+
+// TestMain removes what unbroken left.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if base.bin != "" {
+		os.RemoveAll(filepath.Dir(base.bin))
+	}
+	os.Exit(code)
+}
+
+// overlaid returns the replacements that the caller of the tests asked for.
+func overlaid(t *testing.T) map[string]string {
+	var o struct{ Replace map[string]string }
+	if *onto == "" {
+		return map[string]string{}
+	}
+	b, err := os.ReadFile(*onto)
+	if err == nil {
+		err = json.Unmarshal(b, &o)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o.Replace
+}
+
+// build makes the simulator's test binary with some files replaced.
+func build(top, bin string, replace map[string]string) error {
+	text, err := json.Marshal(map[string]any{"Replace": replace})
+	list := bin + ".json"
+	if err == nil {
+		err = os.WriteFile(list, text, 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	c := exec.Command("go", "test", "-c", "-vet=off", "-overlay", list, "-o", bin, "./test/sim")
+	c.Dir = top
+	if out, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("does not build: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// play runs seeds and returns the checker and the seed of the first violation that counts.
+func play(top, bin, first string, seeds int, checkers string) (checker, seed string, out []byte) {
+	c := exec.Command(bin, "-test.run", "TestSeeds$", "-sim.start="+first, fmt.Sprint("-sim.seeds=", seeds), "-sim.until="+checkers)
+	c.Dir = filepath.Join(top, "test/sim")
+	out, _ = c.CombinedOutput()
+	if hit := caught.FindSubmatch(out); hit != nil {
+		return string(hit[2]), string(hit[1]), out
+	}
+	return "", "", out
+}
+
+func try(t *testing.T, top string, m mutation) {
+	sound := unbroken(t, top)
+	replace := overlaid(t)
 	path := filepath.Join(top, m.file)
 	from := path
 	if r := replace[path]; r != "" {
 		from = r
 	}
 	text, err := mutate(from, m)
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := t.TempDir()
 	broken := filepath.Join(dir, filepath.Base(m.file))
-	replace[path] = broken
-	overlay, err := json.Marshal(map[string]any{"Replace": replace})
 	if err == nil {
 		err = os.WriteFile(broken, text, 0o600)
 	}
+	replace[path] = broken
+	bin := filepath.Join(dir, "sim.test")
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600)
+		err = build(top, bin, replace)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	bin := filepath.Join(dir, "sim.test")
-	build := exec.Command("go", "test", "-c", "-vet=off", "-overlay", filepath.Join(dir, "overlay.json"), "-o", bin, "./test/sim")
-	build.Dir = top
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("does not build: %v\n%s", err, out)
-	}
-	run := exec.Command(bin, "-test.run", "TestSeeds$", "-sim.start=1", fmt.Sprint("-sim.seeds=", m.seeds), "-sim.until="+m.checkers)
-	run.Dir = filepath.Join(top, "test/sim")
-	out, err := run.CombinedOutput()
-	if hit := caught.FindSubmatch(out); hit != nil {
-		t.Logf("caught by %s at seed %s", hit[2], hit[1])
+	checker, seed, out := play(top, bin, "1", m.seeds, m.checkers)
+	if checker == "" {
+		t.Errorf("survives %d seeds; %s should have caught it\n%.2000s", m.seeds, m.checkers, out)
 		return
 	}
-	if err != nil && strings.Contains(string(out), "panic: replica:") {
-		t.Log("caught by the machine's own panic")
+	if c, _, _ := play(top, sound, seed, 1, m.checkers); c != "" {
+		t.Errorf("seed %s fails without the breakage as well: nothing is proven", seed)
 		return
 	}
-	t.Errorf("survives %d seeds; %s should have caught it\n%.2000s", m.seeds, m.checkers, out)
+	t.Logf("caught by %s at seed %s", checker, seed)
 }
