@@ -26,6 +26,9 @@ func (w *world) ruleHandshakeKeepsMarks(l *link) {
 			}
 		}
 	}
+	if !w.op.healing || len(w.nodes[0].front.out)+len(w.nodes[1].front.out) > 0 {
+		return // new writes mark more
+	}
 	a, b := w.stableMarks(0), w.stableMarks(1)
 	full := !w.marksMatter(a, b)
 	for blk := 0; blk < w.blocks; blk++ {

@@ -211,6 +211,10 @@ func (w *world) stuck() string {
 // ruleAllWell is asked when all faults are over: both disks are equal, and everything that was promised can be read.
 func (w *world) ruleAllWell() {
 	w.ruleDifferencesMarked("at the end")
+	if l := w.nodes[0].link; l != nil && l.bound >= 0 && l.moved > l.bound {
+		w.fail("bound", "the last sync moved %d blocks, and %d were marked when it began", l.moved, l.bound)
+		return
+	}
 	a, b := w.stableMarks(0), w.stableMarks(1)
 	da, db := w.nodes[0].disk, w.nodes[1].disk
 	for s := range da.cache {
