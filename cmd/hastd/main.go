@@ -1,4 +1,3 @@
-// Command hastd keeps a block device identical on two nodes; see hastd(8).
 package main
 
 import (
