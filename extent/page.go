@@ -31,7 +31,7 @@ const (
 // pageExtents returns how many extents a full page describes, at least 1.
 func pageExtents(g Geometry) int {
 	perExtent := int(g.PerExtent()) / 8 // bytes of dirty bits
-	n := pgRoom / perExtent
+	n := pgRoom*64/(64*perExtent+8) + 8 // a little above what fits beside its never-written bits
 	for n > 1 && neverBytes(n)+n*perExtent > pgRoom {
 		n--
 	}

@@ -25,6 +25,11 @@ func (m *Primary) flushTag(i int) Tag { return Tag(len(m.reqs) + i) }
 
 // pumpFlush starts a flush if somebody wants one and no local flush is under way.
 func (m *Primary) pumpFlush() {
+	if m.flushFailed {
+		for m.flushWait.len() > 0 { // rule 11: final, until a sync has rewritten what is in doubt
+			m.answer(m.flushWait.pop(), proto.EIO)
+		}
+	}
 	own := m.wantFlush && !m.retiring && m.open.Count() > 0
 	if m.flushWait.len() == 0 && !own || m.flushLocal > 0 {
 		return
@@ -43,11 +48,6 @@ func (m *Primary) startFlush(i int) {
 	*f = flush{active: true, apps: m.flushWait}
 	m.flushWait = apps
 	m.wantFlush = false
-	if m.flushFailed {
-		f.errno, f.local = proto.EIO, partFailed // rule 11: final
-		m.settleFlush(i)
-		return
-	}
 	if !m.retiring && m.open.Count() > 0 && m.established && m.local {
 		m.open, m.closing = m.closing, m.open
 		f.retire, m.retiring = true, true
@@ -85,6 +85,10 @@ func (m *Primary) flushedLocal(i int, errno proto.Errno) {
 	if errno != proto.OK {
 		m.cnt.LocalFlushErrors++
 		f.local = partFailed
+		if m.local && m.established && m.peerWhole {
+			m.sb.Flags |= extent.FlagFlushFailed
+			m.touch()
+		}
 		if m.local && !m.loseLocal("a flush failed: %s", errno) {
 			f.errno = proto.EIO
 			m.failFlush()
@@ -156,7 +160,7 @@ func (m *Primary) flushAckable(i int, f *flush) bool {
 	case f.local == partFailed:
 		return f.peer == partDone && m.lostStable
 	case f.peer == partPending:
-		return m.set.Mode == proto.ModeAsync || m.set.Mode == proto.ModeMemsync && f.received
+		return !m.stale && (m.set.Mode == proto.ModeAsync || m.set.Mode == proto.ModeMemsync && f.received)
 	case f.peer == partDone:
 		return true
 	}

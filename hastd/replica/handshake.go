@@ -110,12 +110,17 @@ func (c *core) agreed() bool {
 	return v.judged && v.heard && v.theirs.Mirror() == v.mine.Action
 }
 
-// resumes reports whether both nodes remember the same unfinished session and
-// the verdict goes on with it: the source's marks are complete then.
+// resumes reports whether the primary is the source of a session that both
+// nodes remember: its marks are complete then, and nothing has to be merged. (A target's marks may
+// stem from another primary's session; it asks for the source's again, and compares.)
 func (c *core) resumes() bool {
+	source, target := &c.sent, &c.peer
+	if c.peer.Role == proto.RolePrimary {
+		source, target = target, source
+	}
 	a := c.verdict.mine.Action
-	return (a == role.Source || a == role.Target) && !c.sb.SyncID.IsZero() &&
-		c.sb.SyncID == c.peer.SyncID && c.sb.SyncRole+c.peer.SyncRole == 3
+	return (a == role.Source || a == role.Target) && !source.SyncID.IsZero() && source.SyncID == target.SyncID &&
+		source.SyncRole == extent.SyncSource && target.SyncRole == extent.SyncTarget
 }
 
 // refusal handles the verdicts under which nothing is synced. It returns true if it was one.

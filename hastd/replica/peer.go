@@ -48,7 +48,7 @@ func (m *Primary) onHandshake(ev *Event) {
 // peerSuspect reports whether the peer's marks are worth a comparison: those of a crash and of a full sync are.
 func (m *Primary) peerSuspect() bool {
 	a := m.verdict.mine.Action
-	return m.peer.Crashed || a == role.SourceFull || a == role.TargetFull
+	return m.peer.Crashed || a == role.SourceFull || a == role.TargetFull || m.stale
 }
 
 // judge acts on a pair of mirrored verdicts.
@@ -165,7 +165,10 @@ func (m *Primary) beginSuper() {
 		m.sb.SyncID, m.sb.SyncRole = m.session.Session, 1
 		m.setData(proto.DataUpToDate)
 	default:
-		m.sb.SyncID, m.sb.SyncRole = m.session.Session, 2
+		m.sb.SyncID, m.sb.SyncRole = proto.ID{}, 0
+		if m.local { // a copy that is out takes part in no session
+			m.sb.SyncID, m.sb.SyncRole = m.session.Session, 2
+		}
 		m.setData(proto.DataInconsistent)
 		m.stale = true
 	}
@@ -228,7 +231,13 @@ func (m *Primary) establish() {
 	}
 	if !m.local {
 		m.peerWhole = true // it wrote on while ours was out
-		m.lostStable = true
+		// NEWGEN may not have reached it; until it has, nothing is acknowledged (rule 6).
+		m.lostStable = !m.lostGen.IsZero() && m.peer.Current == m.lostGen
+		if !m.lostStable {
+			g := lineage{Current: m.newID(), GenSince: m.wall, GenNode: m.cfg.Node}
+			m.lostGen = g.Current
+			m.send(wire.Header{Type: wire.TypeNewGen}, g.encode(nil))
+		}
 	}
 	m.report(ReportConnect, 0, "connected to %s", m.peer.Node)
 	m.startSync(a)
@@ -296,7 +305,7 @@ func (m *Primary) loseParts() {
 		if r.state == stIssued && r.peer != partNone {
 			m.markReq(r) // done on the peer, but not flushed there, counts as well
 			// Acknowledged, and perhaps on this copy alone: should the other one go on, it must not pass for the newer (rule 6).
-			m.ahead = m.ahead || r.replied && r.errno == proto.OK && r.peer == partPending
+			m.ahead = m.ahead || r.replied && r.errno == proto.OK && r.peer == partPending && !r.received
 			r.peer = partFailed
 		} else if r.state == stRemote && r.peer == partPending {
 			r.peer = partNone
@@ -319,7 +328,9 @@ func (m *Primary) afterPolicy() {
 	if m.established {
 		return
 	}
-	if m.ahead && m.frozen&visible == 0 {
+	if m.ahead && (m.frozen&visible == 0 || !m.local) {
+		// Without a local copy to go on with, this makes the next handshake refuse: acknowledged writes are on neither
+		// copy for certain, so a person has to choose.
 		m.ahead = false
 		m.ensureGen()
 	}

@@ -386,7 +386,7 @@ func (m *Primary) onTick() {
 		m.lastPage = m.now
 		m.wantAllPages()
 	}
-	if m.frozen&frGrace != 0 {
+	if m.frozen&frGrace != 0 && m.graceEnd > m.now {
 		m.tickAt = min(m.tickAt, m.graceEnd)
 	}
 }

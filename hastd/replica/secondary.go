@@ -575,6 +575,9 @@ func (m *Secondary) answerRead(t Tag, r *sreq) {
 func (m *Secondary) onDigest(ev *Event) {
 	r := &m.reqs[ev.Tag]
 	m.running--
+	if m.sb.Flags&extent.FlagFlushFailed != 0 {
+		ev.Mask = 0 // what reads the same need not be on the disk (rule 11)
+	}
 	if r.conn == m.conn {
 		m.send(wire.Header{Type: wire.TypeDigestResult, Flags: wire.FlagSync, Seq: r.head.Seq, Offset: r.head.Offset,
 			Length: proto.Length(ev.Errno), Aux: ev.Mask}, nil)

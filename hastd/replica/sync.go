@@ -48,6 +48,7 @@ const (
 	sgSent                     // source: frame on its way
 	sgFetch                    // target: read asked of the peer
 	sgStore                    // target: local write
+	sgRewrite                  // source: what was read is written back, because our own flush had failed (rule 11)
 	sgAborted                  // the connection is gone; a disk operation is still under way
 )
 
@@ -300,7 +301,7 @@ func (m *Primary) onDigestResult(h *wire.Header) {
 	r := &m.reqs[t]
 	r.peer = partNone
 	equal := h.Aux & r.mask
-	if h.Length != 0 { // the peer could not read its blocks: they are moved
+	if h.Length != 0 || m.sb.Flags&extent.FlagFlushFailed != 0 { // the peer could not read its blocks: they are moved
 		equal = 0
 	}
 	first, _ := m.geo.Touched(r.off, r.n)
@@ -334,7 +335,18 @@ func (m *Primary) syncDisk(t Tag, ev *Event) {
 			m.skipPiece(t, "reading")
 			return
 		}
+		if m.flushFailed { // what we read may be in a cache that has lost its way to the disk
+			r.stage = sgRewrite
+			m.disk(t, proto.OpWrite, r.subOff, r.subLen, false, false)
+			return
+		}
 		m.sendPiece(t, ev.Mask == 1)
+	case sgRewrite:
+		if ev.Errno != proto.OK {
+			m.skipPiece(t, "writing")
+			return
+		}
+		m.sendPiece(t, false)
 	case sgStore:
 		if ev.Errno != proto.OK {
 			m.cnt.LocalWriteErrors++

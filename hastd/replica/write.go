@@ -376,7 +376,7 @@ func (m *Primary) settle(t Tag) {
 			// The peer has the only copy of this write.
 			r.replied = r.peer == partDone && (m.local || m.lostStable)
 		case r.peer == partPending:
-			r.replied = m.set.Mode == proto.ModeAsync || m.set.Mode == proto.ModeMemsync && r.received
+			r.replied = !m.stale && (m.set.Mode == proto.ModeAsync || m.set.Mode == proto.ModeMemsync && r.received)
 		case r.peer == partDone:
 			r.replied = true
 		default:
@@ -415,9 +415,9 @@ func (m *Primary) absentOK(t Tag, r *req) bool {
 
 func (m *Primary) finish(t Tag) {
 	r := &m.reqs[t]
-	if r.local == partDone && r.peer == partDone {
+	if r.errno == proto.OK && r.local == partDone && r.peer == partDone {
 		m.onBoth(r.off, r.n)
-	} else if r.errno != proto.OK && r.exts > 0 {
+	} else if r.errno != proto.OK && r.exts > 0 && (r.local != partNone || r.peer != partNone) {
 		m.markReq(r) // what a failed write left behind is unknown
 	}
 	m.unpin(r)
@@ -451,7 +451,7 @@ func (m *Primary) onBoth(off proto.Offset, n proto.Length) {
 	}
 	m.open.Set(cf, cn)
 	for _, b := range [2]extent.Block{first, first + cnt - 1} {
-		if (b < cf || b >= cf+cn) && !m.dirty.Test(b) {
+		if (b < cf || b >= cf+cn) && (!m.dirty.Test(b) || m.open.Test(b) || m.closing.Test(b)) {
 			m.open.Set(b, 1) // rule 10: a partial write does not end a block's being stale
 		}
 	}
