@@ -58,11 +58,14 @@ const (
 	FlagStandalone
 	// FlagAllDirty: every block counts as dirty, whatever the bitmap says.
 	FlagAllDirty
+	// FlagIntact: a secondary stopped in an orderly way while it was in sync: it has on stable storage everything that was
+	// acknowledged on the strength of its answers. Gone with the next start.
+	FlagIntact
 
 	flagsEnd
 )
 
-var flagNames = [...]string{"primary", "served", "clean", "flush-failed", "frozen", "connected", "peer-off", "standalone", "all-dirty"}
+var flagNames = [...]string{"primary", "served", "clean", "flush-failed", "frozen", "connected", "peer-off", "standalone", "all-dirty", "intact"}
 
 // String returns the names of the flags, separated by commas, or "none".
 func (f Flags) String() string {

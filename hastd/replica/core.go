@@ -136,6 +136,11 @@ func (c *core) init(cfg Config) {
 	c.crashed = c.sb.Flags&extent.FlagPrimary != 0
 	c.rebooted = c.crashed && c.sb.BootID != cfg.BootID
 	c.loadActive()
+	if c.sb.Flags&extent.FlagIntact != 0 {
+		c.intact = true
+		c.sb.Flags &^= extent.FlagIntact // stable with the first superblock that permits a write
+		c.version++
+	}
 }
 
 // loadActive turns what was active at a crash into dirty, suspect blocks (rule 3).

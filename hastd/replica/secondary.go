@@ -31,6 +31,7 @@ type Secondary struct {
 	newGen  bool
 
 	stopping, stopped bool
+	stopFlush         part // of the disk, before the last superblock
 	sealed            uint64
 	tickAt            Time
 }
@@ -463,6 +464,17 @@ func (m *Secondary) firstWrite(r *sreq) {
 }
 
 func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
+	if t == m.stopTag() {
+		m.stopFlush = partDone
+		if errno != proto.OK {
+			m.cnt.LocalFlushErrors++
+			m.intact = false
+			m.sb.Flags |= extent.FlagFlushFailed
+			m.setData(proto.DataInconsistent)
+			m.touch()
+		}
+		return
+	}
 	r := &m.reqs[t]
 	m.running--
 	r.errno = errno
@@ -585,7 +597,10 @@ func (m *Secondary) onDigest(ev *Event) {
 	m.finish(ev.Tag)
 }
 
-// pumpStop ends in order: frames, flush by the primary's word or not, pages, superblock.
+// stopTag is the flush of an orderly stop; it has no buffer.
+func (m *Secondary) stopTag() Tag { return Tag(m.cfg.AppTags + m.cfg.SyncTags) }
+
+// pumpStop ends in order: frames, flush, pages, superblock.
 func (m *Secondary) pumpStop() {
 	if m.stopped {
 		return
@@ -594,12 +609,22 @@ func (m *Secondary) pumpStop() {
 		if m.running > 0 || m.queue.len() > 0 || m.acks.len() > 0 || m.metaBusy {
 			return
 		}
+		if m.stopFlush == partNone {
+			m.stopFlush = partPending
+			m.disk(m.stopTag(), proto.OpFlush, 0, 0, false, false)
+		}
+		if m.stopFlush == partPending {
+			return
+		}
 		if !m.pagesClean() {
 			m.wantAllPages()
 			return
 		}
 		if m.sealed == 0 {
 			m.sb.Flags &^= extent.FlagAllDirty
+			if m.intact && m.sb.Data == proto.DataUpToDate {
+				m.sb.Flags |= extent.FlagIntact
+			}
 			m.sealed = m.touch()
 		}
 		if m.stable < m.sealed {
