@@ -436,7 +436,6 @@ func (w *world) repair() {
 		return
 	}
 	if w.op.busy || w.split {
-		w.op.since = w.now
 		return
 	}
 	for _, n := range w.nodes {
@@ -450,6 +449,9 @@ func (w *world) repair() {
 		return
 	}
 	if w.now-w.op.since < 40*sec {
+		return
+	}
+	if w.op.rounds >= 3 && w.giveUpFailed() {
 		return
 	}
 	w.op.since, w.op.rounds = w.now, w.op.rounds+1
@@ -490,4 +492,28 @@ func (w *world) bothFailed() bool {
 	return w.opt.WriteError+w.opt.FlushError+w.opt.MetaError > 0 &&
 		w.super(0).Data == proto.DataInconsistent && w.super(1).Data == proto.DataInconsistent &&
 		!w.nodes[0].promoted && !w.nodes[1].promoted
+}
+
+// giveUpFailed makes a copy anew that its disk's faults left inconsistent, when the other one is whole and yet refused: it
+// may lack what was acknowledged last (a local copy and the link lost at once), and a person has to choose.
+func (w *world) giveUpFailed() bool {
+	for _, n := range w.nodes {
+		p := w.peerOf(n)
+		if w.opt.WriteError+w.opt.FlushError+w.opt.MetaError == 0 || n.promoted || p.promoted || !n.up ||
+			w.super(n.id).Data != proto.DataInconsistent || w.super(p.id).Data == proto.DataInconsistent {
+			continue
+		}
+		w.tracef(n.id, "operator: gives this copy up")
+		w.op.busy, w.op.since, w.op.rounds = true, w.now, 0
+		w.stop(n, func() {
+			w.op.busy = false
+			if n.up && !n.alive {
+				n.create()
+				w.oracleOf(p).rebase(p)
+				w.bringUp(n)
+			}
+		})
+		return true
+	}
+	return false
 }
