@@ -163,7 +163,7 @@ func (d *Daemon) all() []*resource {
 	for _, r := range d.resources {
 		list = append(list, r)
 	}
-	slices.SortFunc(list, func(a, b *resource) int { return strings.Compare(a.spec.name, b.spec.name) })
+	slices.SortFunc(list, func(a, b *resource) int { return strings.Compare(a.current().name, b.current().name) })
 	return list
 }
 
