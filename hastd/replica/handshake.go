@@ -111,8 +111,8 @@ func (c *core) agreed() bool {
 }
 
 // resumes reports whether the primary is the source of a session that both
-// nodes remember: its marks are complete then, and nothing has to be merged. (A target's marks may
-// stem from another primary's session; it asks for the source's again, and compares.)
+// nodes remember, and was the primary when it began: its marks are complete then, and nothing has to be merged.
+// Marks are made by a primary; with another one in between, or with a target as primary, both sides' count.
 func (c *core) resumes() bool {
 	source, target := &c.sent, &c.peer
 	if c.peer.Role == proto.RolePrimary {
@@ -120,7 +120,8 @@ func (c *core) resumes() bool {
 	}
 	a := c.verdict.mine.Action
 	return (a == role.Source || a == role.Target) && !source.SyncID.IsZero() && source.SyncID == target.SyncID &&
-		source.SyncRole == extent.SyncSource && target.SyncRole == extent.SyncTarget
+		source.SyncRole == extent.SyncSource && target.SyncRole == extent.SyncTarget &&
+		source.Epoch.Node == source.Node && target.Epoch.Node == source.Node
 }
 
 // refusal handles the verdicts under which nothing is synced. It returns true if it was one.
