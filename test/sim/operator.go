@@ -138,10 +138,10 @@ func (w *world) powerOff(n *node) {
 func (w *world) watch() {
 	w.after(w.rnd.skew(200*msec, sec), func() {
 		w.noteSync()
-		w.ensure()
 		if w.op.healing {
 			w.repair()
 		}
+		w.ensure()
 		w.watch()
 	})
 }
