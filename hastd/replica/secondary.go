@@ -468,9 +468,9 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 		m.stopFlush = partDone
 		if errno != proto.OK {
 			m.cnt.LocalFlushErrors++
+			// What was acknowledged as flushed is safe; the rest the primary has marked.
 			m.intact = false
 			m.sb.Flags |= extent.FlagFlushFailed
-			m.setData(proto.DataInconsistent)
 			m.touch()
 		}
 		return
