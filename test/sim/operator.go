@@ -398,7 +398,10 @@ func (w *world) resolve(a, b *node) {
 		victim = b
 	}
 	survivor := w.peerOf(victim)
-	seen := a.splitSeen || b.splitSeen
+	sa, sb := w.super(a.id), w.super(b.id)
+	// A generation may have begun for a write that was never acknowledged.
+	apart := sa.Current != sb.Current && !descends(sa, sb.Current) && !descends(sb, sa.Current)
+	seen := a.splitSeen || b.splitSeen || apart
 	w.tracef(victim.id, "operator: gives up this node (split brain %v)", seen)
 	w.op.busy = true
 	w.drain(victim, w.now+3*sec, func() {
