@@ -54,7 +54,7 @@ func (m *Primary) startFlush(i int) {
 	}
 	if m.established {
 		m.sendFlush(i)
-	} else if m.dirty.Count() > 0 {
+	} else if m.dirty.Count() > 0 || m.unsure {
 		f.gen = m.ensureGen()
 	}
 	if m.local {

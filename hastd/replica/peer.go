@@ -215,7 +215,7 @@ func (m *Primary) sendStart() {
 // establish begins replication.
 func (m *Primary) establish() {
 	m.step = hsDone
-	m.established = true
+	m.established, m.unsure = true, false
 	m.lastRole = verdictGood
 	m.setLink(LinkConnected, "")
 	a := m.verdict.mine.Action
@@ -349,7 +349,7 @@ func (m *Primary) afterPolicy() {
 		if !f.active || f.peer == partPending {
 			continue
 		}
-		if !f.acked && f.apps.len() > 0 && m.frozen&visible == 0 && m.dirty.Count() > 0 {
+		if !f.acked && f.apps.len() > 0 && m.frozen&visible == 0 && (m.dirty.Count() > 0 || m.unsure) {
 			f.gen = m.ensureGen()
 		}
 		m.settleFlush(i)

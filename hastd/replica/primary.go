@@ -43,6 +43,7 @@ type Primary struct {
 	maxSpan  int
 	seq      uint64
 	ahead    bool   // writes were acknowledged that the lost peer may lack, and no generation says so yet
+	unsure   bool   // no handshake yet in this worker's life: what the peer has not flushed is unknown
 	genVer   uint64 // superblock version of the generation in force
 	served   bool
 	serveVer uint64
@@ -108,7 +109,7 @@ func NewPrimary(cfg Config) *Primary {
 	m.open = extent.NewBitmap(m.geo.Blocks())
 	m.closing = extent.NewBitmap(m.geo.Blocks())
 	m.maxSpan = m.hot.MaxSpan()
-	m.local = true
+	m.local, m.unsure = true, true
 	m.flushFailed = m.sb.Flags&extent.FlagFlushFailed != 0
 	m.promoted = cfg.Successor
 	m.served = cfg.Successor && m.sb.Flags&extent.FlagServed != 0

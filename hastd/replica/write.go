@@ -282,6 +282,8 @@ func (m *Primary) firstWrite(r *req) {
 		if m.written(e) {
 			first, n := m.geo.Range(e)
 			m.mark(first, n)
+			m.open.Clear(first, n) // a repaired read may have put a part of a block there
+			m.closing.Clear(first, n)
 		}
 	}
 }
