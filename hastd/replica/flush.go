@@ -106,6 +106,13 @@ func (m *Primary) failFlush() {
 	m.foldEpochs()
 	m.sb.Flags |= extent.FlagFlushFailed
 	m.touch()
+	for i := range m.reqs[:m.cfg.AppTags] {
+		// What the disk took since, and nobody was told of yet, may be gone with the rest.
+		if r := &m.reqs[i]; r.state == stIssued && !r.replied && r.local == partDone {
+			r.errno = proto.EIO
+			m.settle(Tag(i))
+		}
+	}
 	m.report(ReportLocalLost, 0, "a flush failed and no up-to-date peer is connected: writes are refused until this copy is attached anew or synced")
 }
 

@@ -251,7 +251,7 @@ func (m *Primary) startPiece(t Tag, first, n extent.Block) {
 // nextSub moves the next run of blocks of a piece that differ.
 func (m *Primary) nextSub(t Tag) {
 	r := &m.reqs[t]
-	if r.mask == 0 {
+	if r.mask == 0 || !m.local {
 		m.dropPiece(t)
 		return
 	}
@@ -280,7 +280,7 @@ func (m *Primary) onDigest(ev *Event) {
 	if r.state != stSync {
 		panic("replica: digests for an idle tag")
 	}
-	if r.stage == sgAborted {
+	if r.stage == sgAborted || !m.local {
 		m.dropPiece(t)
 		return
 	}
@@ -326,6 +326,10 @@ func (m *Primary) moved(first, n extent.Block) {
 // syncDisk takes a piece's disk operation in.
 func (m *Primary) syncDisk(t Tag, ev *Event) {
 	r := &m.reqs[t]
+	if !m.local && r.stage != sgAborted {
+		// Our copy went out meanwhile: what it returned may be older than what the peer has.
+		r.stage = sgAborted
+	}
 	switch r.stage {
 	case sgAborted:
 		m.dropPiece(t)
