@@ -70,7 +70,7 @@ var list = []mutation{
 		"	if m.dirty.Count() == 0 {\n		if y.inflight == 0", "	if m.open.Count() >= m.dirty.Count() {\n		if y.inflight == 0",
 		"rule03,rule11,rule01,equal,rule10", 4000, false},
 	{"the rest of a never-written extent is not marked", replica + "write.go",
-		"			first, n := m.geo.Range(e)\n			m.mark(first, n)\n		}\n	}\n}\n\n// partialStale", "		}\n	}\n}\n\n// partialStale",
+		"		if m.written(e) {\n", "		if m.written(e) && false {\n",
 		"rule03,equal", 500, true},
 	{"read of a stale block from the local disk", replica + "write.go",
 		"	if m.local && !(m.stale && m.dirty.Any(first, n)) {", "	if m.local && (true || m.dirty.Any(first, n)) {",
