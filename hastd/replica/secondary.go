@@ -38,12 +38,13 @@ type Secondary struct {
 
 // sreq is one frame being carried out.
 type sreq struct {
-	used  bool
-	head  wire.Header
-	conn  Conn
-	errno proto.Errno
-	fresh bool   // its extent was never written before
-	ver   uint64 // failure record to wait for
+	used      bool
+	head      wire.Header
+	conn      Conn
+	errno     proto.Errno
+	rewritten bool   // a read whose data is being written back
+	fresh     bool   // its extent was never written before
+	ver       uint64 // failure record to wait for
 }
 
 // NewSecondary makes the machine; EvStart begins its work.
@@ -480,6 +481,21 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 	r.errno = errno
 	switch r.head.Type {
 	case wire.TypeRead:
+		if !r.rewritten && errno == proto.OK && r.head.Flags&wire.FlagSync != 0 && m.sb.Flags&extent.FlagFlushFailed != 0 {
+			// What we read may be in a cache that has lost its way to the disk: a source writes it anew (rule 11).
+			r.rewritten = true
+			m.running++
+			m.writes++
+			m.disk(t, proto.OpWrite, r.head.Offset, r.head.Length, false, false)
+			return
+		}
+		if r.rewritten {
+			m.writes--
+			if errno != proto.OK {
+				m.cnt.LocalWriteErrors++
+				m.fail(r)
+			}
+		}
 		m.answerRead(t, r)
 		return
 	case wire.TypeFlush:

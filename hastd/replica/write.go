@@ -601,13 +601,23 @@ func (m *Primary) readLocal(t Tag, errno proto.Errno) {
 		m.answer(t, proto.EIO)
 		return
 	}
-	if _, exts := m.span(r.off, r.n); exts > m.maxSpan {
+	// Nothing to repair where nothing was ever written (rule 16): the peer's garbage will do.
+	if ext, exts := m.span(r.off, r.n); exts > m.maxSpan || m.neverIn(ext, exts) {
 		m.askPeer(t)
 		return
 	}
 	// The peer's block is good: read it there and repair ours, as a write would, under lock and mark.
 	r.repair = true
 	m.lock(t)
+}
+
+func (m *Primary) neverIn(first extent.Extent, n int) bool {
+	for e := first; e < first+extent.Extent(n); e++ {
+		if m.never.Test(e) {
+			return true
+		}
+	}
+	return false
 }
 
 func (m *Primary) onData(h *wire.Header) {
