@@ -113,6 +113,10 @@ func (m *Primary) failFlush() {
 			m.settle(Tag(i))
 		}
 	}
+	for i := m.cfg.AppTags; i < len(m.reqs); i++ {
+		m.reqs[i].tainted = true // pieces under way are moved again, after they are rewritten here
+	}
+	m.push.Reset()
 	m.report(ReportLocalLost, 0, "a flush failed and no up-to-date peer is connected: writes are refused until this copy is attached anew or synced")
 }
 
@@ -201,6 +205,7 @@ func (m *Primary) retire() {
 				break
 			}
 			at = first + n
+			m.push.Clear(first, n)
 			if m.dirty.Clear(first, n) > 0 {
 				m.pagesTouched(first, n)
 			}
@@ -227,6 +232,9 @@ func (m *Primary) foldEpochs() {
 			}
 			at = first + n
 			m.mark(first, n)
+			if m.stale {
+				m.push.Set(first, n)
+			}
 		}
 		set.Reset()
 	}

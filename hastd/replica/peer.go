@@ -73,6 +73,9 @@ func (m *Primary) judge() {
 		m.beginPages()
 		return
 	}
+	if id := [2]proto.ID{m.peer.Current, m.peer.SyncID}; id != m.lastPeer {
+		m.push.Reset() // the peer has gone on, so what we have is not the newest
+	}
 	if m.resumes() {
 		m.session.Session = m.sb.SyncID
 		m.beginPages()
@@ -207,6 +210,7 @@ func (m *Primary) sendStart() {
 		return
 	}
 	m.step = hsStarted
+	m.intact = false
 	m.session.Epoch = m.sb.Epoch
 	m.session.Resource, m.session.Current, m.session.Mode, m.session.Key = m.sb.Resource, m.sb.Current, m.set.Mode, m.key
 	m.send(wire.Header{Type: wire.TypeStart}, m.session.encode(nil))
@@ -219,6 +223,7 @@ func (m *Primary) establish() {
 	m.lastRole = verdictGood
 	m.setLink(LinkConnected, "")
 	a := m.verdict.mine.Action
+	m.lastPeer = [2]proto.ID{m.peer.Current, m.session.Session}
 	m.peerWhole = a == role.NoSync || m.session.Whole
 	m.peerData = m.peer.Data
 	switch {

@@ -25,11 +25,15 @@ type Primary struct {
 	// was issued, and those that the retiring flush covers.
 	open, closing *extent.Bitmap
 	openSince     Time
-	flushes       [InternalTags]flush
-	flushLocal    int // flushes whose local part is under way
-	flushWait     tagQueue
-	retiring      bool
-	wantFlush     bool
+	// push holds dirty blocks of a sync target that are good here: both copies had them when the peer was lost, and
+	// the peer may have lost its cache. They are sent, not fetched.
+	push       *extent.Bitmap
+	lastPeer   [2]proto.ID // peer's generation and session when push was last in force
+	flushes    [InternalTags]flush
+	flushLocal int // flushes whose local part is under way
+	flushWait  tagQueue
+	retiring   bool
+	wantFlush  bool
 
 	frozen   freeze
 	frozenQ  tagQueue
@@ -108,6 +112,7 @@ func NewPrimary(cfg Config) *Primary {
 	m.reqs = make([]req, cfg.AppTags+cfg.SyncTags)
 	m.open = extent.NewBitmap(m.geo.Blocks())
 	m.closing = extent.NewBitmap(m.geo.Blocks())
+	m.push = extent.NewBitmap(m.geo.Blocks())
 	m.maxSpan = m.hot.MaxSpan()
 	m.local, m.unsure = true, true
 	m.flushFailed = m.sb.Flags&extent.FlagFlushFailed != 0
@@ -460,6 +465,9 @@ func (m *Primary) pumpStop() {
 			return
 		}
 		if m.sealed == 0 {
+			if m.intact && !m.served {
+				m.sb.Flags |= extent.FlagIntact // it was promoted, and nothing has come of it
+			}
 			m.sb.Flags &^= extent.FlagPrimary | extent.FlagServed | extent.FlagAllDirty
 			m.sealed = m.touch()
 		}

@@ -216,7 +216,7 @@ func (m *Primary) fresh(first, n extent.Block) (extent.Block, extent.Block) {
 		n--
 	}
 	for i := extent.Block(1); i < n; i++ {
-		if m.open.Test(first+i) || m.closing.Test(first+i) {
+		if m.push.Test(first+i) != m.push.Test(first) || m.open.Test(first+i) || m.closing.Test(first+i) {
 			n = i
 		}
 	}
@@ -235,11 +235,12 @@ func (m *Primary) startPiece(t Tag, first, n extent.Block) {
 	y.inflight++
 	y.tokens -= int64(r.n)
 	r.locked = true
+	r.out = m.sync.source || m.push.Test(first)
 	if !m.locks.Acquire(uint32(t), blockSpan(first, n)) {
 		panic("replica: a sync piece has to wait for its lock")
 	}
 	// A piece needs no pin: its blocks are dirty, and a dirty block's extent stays in the map until the bit is on disk.
-	if m.suspect.Test(m.geo.ExtentOf(first)) && !m.sync.rewrite {
+	if m.suspect.Test(m.geo.ExtentOf(first)) && !m.sync.rewrite && r.out == m.sync.source {
 		r.stage = sgDigest
 		e := m.out.add()
 		e.Kind, e.Tag, e.Off, e.Len, e.Key = EfDigest, t, r.off, r.n, m.key
@@ -264,7 +265,7 @@ func (m *Primary) nextSub(t Tag) {
 	}
 	r.subOff = r.off + proto.Offset(skip)*proto.BlockSize
 	r.subLen = proto.Length(run) * proto.BlockSize
-	if m.sync.source {
+	if r.out {
 		r.stage = sgRead
 		m.disk(t, proto.OpRead, r.subOff, r.subLen, false, false)
 		return
@@ -422,6 +423,10 @@ func (m *Primary) syncData(t Tag, h *wire.Header) {
 func (m *Primary) subDone(t Tag) {
 	r := &m.reqs[t]
 	r.peer = partNone
+	if r.tainted {
+		m.dropPiece(t)
+		return
+	}
 	first, n := m.geo.Touched(r.subOff, r.subLen)
 	m.moved(first, n)
 	m.nextSub(t)
@@ -448,6 +453,7 @@ func (m *Primary) seal() {
 		m.stale = false
 	}
 	m.suspect.Reset()
+	m.push.Reset()
 	y.sealVer = m.touch()
 }
 

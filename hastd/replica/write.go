@@ -57,6 +57,8 @@ type req struct {
 	subOff         proto.Offset
 	subLen         proto.Length
 	stage          syncStage
+	out            bool // sync: this piece is sent, though we may be a target
+	tainted        bool // sync: our flush failed while it was under way
 }
 
 // 1 arrive
@@ -282,26 +284,22 @@ func (m *Primary) firstWrite(r *req) {
 		if m.written(e) {
 			first, n := m.geo.Range(e)
 			m.mark(first, n)
-			m.open.Clear(first, n) // a repaired read may have put a part of a block there
-			m.closing.Clear(first, n)
+			m.unsettle(first, n) // a repaired read may have put a part of a block there
 		}
 	}
 }
 
 // partialStale reports whether r covers only part of a block that is stale here.
 func (m *Primary) partialStale(r *req) bool {
-	if !m.stale {
-		return false
-	}
 	first, n := m.geo.Touched(r.off, r.n)
 	cf, cn := m.geo.Covered(r.off, r.n)
-	if cn == n {
+	if !m.stale || cn == n {
 		return false
 	}
 	if cn == 0 {
-		return m.dirty.Any(first, n)
+		return m.staleIn(first, n)
 	}
-	return first < cf && m.dirty.Test(first) || first+n > cf+cn && m.dirty.Test(first+n-1)
+	return first < cf && m.staleIn(first, 1) || first+n > cf+cn && m.staleIn(first+n-1, 1)
 }
 
 func (m *Primary) sendWrite(t Tag) {
@@ -330,8 +328,31 @@ func (m *Primary) sendWrite(t Tag) {
 func (m *Primary) markReq(r *req) {
 	first, n := m.geo.Touched(r.off, r.n)
 	m.mark(first, n)
+	m.unsettle(first, n)
+}
+
+// unsettle takes back that blocks are the same on both copies.
+func (m *Primary) unsettle(first, n extent.Block) {
 	m.open.Clear(first, n)
 	m.closing.Clear(first, n)
+	m.push.Clear(first, n)
+}
+
+// staleIn reports whether one of the blocks is older here than on the peer.
+func (m *Primary) staleIn(first, n extent.Block) bool {
+	if !m.stale {
+		return false
+	}
+	for end := first + n; first < end; first++ {
+		at, k := m.dirty.Next(first, 1)
+		if k == 0 || at >= end {
+			return false
+		}
+		if first = at; !m.push.Test(at) && !m.open.Test(at) && !m.closing.Test(at) {
+			return true
+		}
+	}
+	return false
 }
 
 // ensureGen returns the superblock version that has to be stable before
@@ -342,6 +363,7 @@ func (m *Primary) ensureGen() uint64 {
 	}
 	if m.sb.Current.IsZero() || m.sb.Flags&extent.FlagConnected != 0 {
 		old := m.sb.Current
+		m.intact = false
 		m.pushHistory(old)
 		if !old.IsZero() {
 			m.sb.Base = old
@@ -560,7 +582,7 @@ func (m *Primary) onAck(h *wire.Header) {
 func (m *Primary) read(t Tag) {
 	r := &m.reqs[t]
 	first, n := m.geo.Touched(r.off, r.n)
-	if m.local && !(m.stale && m.dirty.Any(first, n)) {
+	if m.local && !m.staleIn(first, n) {
 		r.state = stRead
 		m.disk(t, proto.OpRead, r.off, r.n, false, false)
 		return
