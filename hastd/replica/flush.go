@@ -175,6 +175,10 @@ func (m *Primary) flushAckable(i int, f *flush) bool {
 	case f.peer == partDone:
 		return true
 	}
+	if m.flushFailed { // rule 11
+		f.errno = proto.EIO
+		return true
+	}
 	// Without the peer: the data is stable here; the peer's copy has to be disqualified first.
 	if f.apps.len() == 0 {
 		return true

@@ -43,6 +43,7 @@ func (c *core) helloNow(r proto.Role, served bool) hello {
 		Dirty: uint64(c.dirty.Count()) * proto.BlockSize,
 		Hot:   c.sb.HotExtents,
 
+		Boot:        c.cfg.BootID,
 		FlushFailed: c.sb.Flags&extent.FlagFlushFailed != 0,
 	}
 }

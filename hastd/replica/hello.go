@@ -19,6 +19,7 @@ type hello struct {
 	Dirty    uint64 // bytes
 	// FlushFailed: what this disk returns is no proof of what it keeps (rule 11), so equal digests prove nothing.
 	FlushFailed bool
+	Boot        proto.ID // of the running kernel: another one means that the disk's cache may be gone
 	Hot         uint32
 }
 
@@ -37,7 +38,7 @@ const (
 )
 
 // helloSize is the fixed size of a HELLO body in bytes.
-const helloSize = 4 + 4 + 32 + 16*3 + 16*extent.HistoryLen + 8 + 32 + 16 + 4 + 8 + 4 + 4 + 8 + 32 + 8 + 4
+const helloSize = 16 + 4 + 4 + 32 + 16*3 + 16*extent.HistoryLen + 8 + 32 + 16 + 4 + 8 + 4 + 4 + 8 + 32 + 8 + 4
 
 var errBody = errors.New("malformed handshake frame")
 
@@ -108,6 +109,7 @@ func (h *hello) encode(dst []byte) []byte {
 	e.u64(uint64(h.GenSince))
 	e.node(h.GenNode)
 	e.u64(h.Dirty)
+	e.id(h.Boot)
 	e.u32(h.Hot)
 	return e.b
 }
@@ -141,6 +143,7 @@ func decodeHello(b []byte) (h hello, err error) {
 	h.GenSince = int64(d.u64())
 	h.GenNode = d.node()
 	h.Dirty = d.u64()
+	h.Boot = d.id()
 	h.Hot = d.u32()
 	if err := d.end(); err != nil {
 		return h, err

@@ -59,6 +59,12 @@ func (m *Primary) judge() {
 	if m.superseded() || m.refusal() {
 		return
 	}
+	if !m.local && m.peer.Boot != m.peerBoot {
+		// It had the only copy, and its cache is gone: what was acknowledged since its last flush may be missing,
+		// and our users have seen it.
+		m.refuse(LinkRefused, ReportRefused, "%s restarted while it had the only whole copy: acknowledged writes may be lost. Stop the users of this device, then hastctl role init %s and role primary on the better node", m.peer.Node, m.cfg.Name)
+		return
+	}
 	if m.peer.Role != proto.RoleSecondary {
 		m.refuse(LinkRefused, ReportRefused, "the peer is %s, not secondary", m.peer.Role)
 		return
@@ -220,6 +226,7 @@ func (m *Primary) sendStart() {
 func (m *Primary) establish() {
 	m.step = hsDone
 	m.established, m.unsure = true, false
+	m.peerBoot = m.peer.Boot
 	m.lastRole = verdictGood
 	m.setLink(LinkConnected, "")
 	a := m.verdict.mine.Action

@@ -62,7 +62,8 @@ type Primary struct {
 	local       bool // the local copy is in use
 	lostStable  bool // the peer has recorded that ours is out
 	lostGen     proto.ID
-	flushFailed bool // rule 11, without a peer to go on with
+	peerBoot    proto.ID // of the peer's kernel when it was last established
+	flushFailed bool     // rule 11, without a peer to go on with
 	key         [32]byte
 	session     start
 	sync        syncState

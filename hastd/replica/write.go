@@ -418,6 +418,10 @@ func (m *Primary) settle(t Tag) {
 // absentOK reports whether r may be acknowledged without the peer: the
 // generation that disqualifies the peer's copy is stable (rules 1, 6), and nothing is frozen.
 func (m *Primary) absentOK(t Tag, r *req) bool {
+	if m.flushFailed { // rule 11
+		r.errno = proto.EIO
+		return true
+	}
 	if m.frozen&visible != 0 || m.frozen&frStart != 0 {
 		return false
 	}
