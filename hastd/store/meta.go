@@ -240,6 +240,9 @@ func Create(o Options) (*extent.Superblock, error) {
 			return nil, err
 		}
 	}
+	if o.Adopt && dev%4096 != 0 {
+		return nil, &SizeError{fmt.Sprintf("%s has %d bytes, no multiple of 4096: its last %d bytes would leave the device; enlarge it first", o.Local, dev, dev%4096)}
+	}
 	if o.Adopt && o.Metadata == "" {
 		return nil, &SizeError{"--adopt needs --metadata PATH: internal metadata would overwrite the end of the data"}
 	}
@@ -332,6 +335,13 @@ func openMeta(path string, need int64, force bool) (*os.File, error) {
 		}
 	} else if n, _, err := size(f); err != nil || n < need {
 		return fail(fmt.Errorf("metadata device %s has %d bytes, %d are needed (%v)", path, n, need, err))
+	} else if !force {
+		if what, err := probe(f, n); err != nil || what != "" {
+			if err == nil {
+				err = fmt.Errorf("metadata device %s %w: %s. --force overwrites it", path, ErrHoldsData, what)
+			}
+			return fail(err)
+		}
 	}
 	f.Close()
 	return Open(path)

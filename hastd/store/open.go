@@ -76,7 +76,11 @@ func size(f *os.File) (bytes int64, logical uint32, err error) {
 		return 0, 0, err
 	}
 	if st.Mode().IsRegular() {
-		return st.Size(), 0, nil
+		var x unix.Statx_t
+		if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &x); err == nil && x.Mask&unix.STATX_DIOALIGN != 0 {
+			logical = x.Dio_offset_align // what direct I/O on the file needs (Linux 6.1)
+		}
+		return st.Size(), logical, nil
 	}
 	if bytes, err = f.Seek(0, 2); err != nil {
 		return 0, 0, fmt.Errorf("size of %s: %w", f.Name(), err)
