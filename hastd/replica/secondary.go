@@ -638,7 +638,7 @@ func (m *Secondary) pumpStop() {
 		}
 		if m.sealed == 0 {
 			m.sb.Flags &^= extent.FlagAllDirty
-			if m.intact && m.sb.Data == proto.DataUpToDate {
+			if m.intact && m.sb.Data != proto.DataInconsistent {
 				m.sb.Flags |= extent.FlagIntact
 			}
 			m.sealed = m.touch()

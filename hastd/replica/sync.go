@@ -442,9 +442,10 @@ func (m *Primary) seal() {
 	}
 	y.seal = sealSuper
 	m.sb.Flags |= extent.FlagConnected
-	m.sb.Flags &^= extent.FlagFlushFailed | extent.FlagAllDirty
-	m.flushFailed = false
+	m.sb.Flags &^= extent.FlagAllDirty
 	if !y.source {
+		m.sb.Flags &^= extent.FlagFlushFailed
+		m.flushFailed = false
 		m.pushHistory(m.sb.Current)
 		m.sb.Current, m.sb.History, m.sb.Base = m.peer.Current, m.peer.History, proto.ID{}
 		m.sb.GenSince, m.sb.GenNode = m.peer.GenSince, m.peer.GenNode
@@ -475,6 +476,8 @@ func (m *Primary) onSyncDoneOK() {
 		return
 	}
 	m.sb.Base, m.sb.SyncID, m.sb.SyncRole = proto.ID{}, proto.ID{}, 0
+	m.sb.Flags &^= extent.FlagFlushFailed // every block in doubt was rewritten, and both copies flushed
+	m.flushFailed = false
 	m.touch()
 	m.wantAllPages()
 	m.crashed, m.rebooted = false, false
