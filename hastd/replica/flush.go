@@ -108,7 +108,9 @@ func (m *Primary) failFlush() {
 	m.touch()
 	for i := range m.reqs[:m.cfg.AppTags] {
 		// What the disk took since, and nobody was told of yet, may be gone with the rest.
-		if r := &m.reqs[i]; r.state == stIssued && !r.replied && r.local == partDone {
+		r := &m.reqs[i]
+		r.tainted = r.state == stIssued && r.local == partDone
+		if r.tainted && !r.replied {
 			r.errno = proto.EIO
 			m.settle(Tag(i))
 		}

@@ -58,7 +58,7 @@ type req struct {
 	subLen         proto.Length
 	stage          syncStage
 	out            bool // sync: this piece is sent, though we may be a target
-	tainted        bool // sync: our flush failed while it was under way
+	tainted        bool // our flush failed while it was under way: what it wrote here may be gone
 }
 
 // 1 arrive
@@ -444,7 +444,11 @@ func (m *Primary) absentOK(t Tag, r *req) bool {
 func (m *Primary) finish(t Tag) {
 	r := &m.reqs[t]
 	if r.errno == proto.OK && r.local == partDone && r.peer == partDone {
-		m.onBoth(r.off, r.n)
+		if r.tainted {
+			m.markReq(r)
+		} else {
+			m.onBoth(r.off, r.n)
+		}
 	} else if r.errno != proto.OK && r.exts > 0 && (r.local != partNone || r.peer != partNone) {
 		m.markReq(r) // what a failed write left behind is unknown
 	}
