@@ -118,7 +118,10 @@ func (d *Daemon) report(r *resource, rep *ipc.Report) {
 	r.log.Log(context.Background(), reportLevel(rep.Event), rep.Text, "event", rep.Event)
 	id := d.event(r, rep.Event, rep.Text, fields)
 	if slices.Contains(hookEvents, rep.Event) {
-		d.hooks.fire(s, hooks.Event{Kind: hooks.Kind(rep.Event), ID: id, Role: r.roleNow(), Device: r.devicePath(), Reason: rep.Text})
+		e := hooks.Event{Kind: hooks.Kind(rep.Event), ID: id, Role: r.roleNow(), Device: r.devicePath(), Reason: rep.Text}
+		if !r.holdHook(e) {
+			d.hooks.fire(s, e)
+		}
 	}
 	r.poke()
 }
@@ -145,6 +148,10 @@ func (d *Daemon) announceRole(r *resource, from, to proto.Role) {
 	}
 	id := d.event(r, "role", text, map[string]string{"old": from.String(), "new": to.String()})
 	d.hooks.fire(s, hooks.Event{Kind: hooks.KindRole, ID: id, Role: to, OldRole: from, NewRole: to, Device: r.devicePath(), Reason: why})
+	for _, e := range r.endPromotion() {
+		e.Role = to
+		d.hooks.fire(s, e)
+	}
 }
 
 // find returns the named resource.

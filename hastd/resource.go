@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"hast/hastd/worker/ipc"
+	"hast/hooks"
 	"hast/proto"
 )
 
@@ -30,14 +31,16 @@ type resource struct {
 	retryAt  time.Time // when a dead worker is tried again; zero: not
 	takeUpAt time.Time // when the promotion of a surviving device is tried again; zero: not
 
-	mu     sync.Mutex // never held while waiting
-	spec   *spec
-	role   proto.Role
-	phase  string // what a change of role is waiting for; "" when none is under way
-	why    string // why there is no worker though the role wants one, or why the role fell to init
-	worker *workerProc
-	last   ipc.State // of the latest worker, for status while there is none
-	device string    // path of the device while it exists
+	mu        sync.Mutex // never held while waiting
+	spec      *spec
+	role      proto.Role
+	phase     string // what a change of role is waiting for; "" when none is under way
+	promoting bool   // hooks wait until the role hook has run
+	heldHooks []hooks.Event
+	why       string // why there is no worker though the role wants one, or why the role fell to init
+	worker    *workerProc
+	last      ipc.State // of the latest worker, for status while there is none
+	device    string    // path of the device while it exists
 }
 
 // operation is one thing for run to do. Its result is delivered once, also when nobody waits for it any more.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"hast/hooks"
 	"hast/proto"
 	"hast/proto/ctl"
 )
@@ -156,6 +157,7 @@ func (r *resource) promote(w *workerProc, force bool) error {
 	s := r.current()
 	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
 	defer cancel()
+	r.beginPromotion()
 	began, permitted := time.Now(), false
 	wake := time.AfterFunc(forcePatience, r.poke)
 	defer wake.Stop()
@@ -173,16 +175,53 @@ func (r *resource) promote(w *workerProc, force bool) error {
 		out := r.dials.outcome()
 		ask := out.kind == dialNotPrimary ||
 			force && (out.kind == dialSilent || out.kind == dialRefused || st.Link == "refused" || st.Link == "split-brain" || time.Since(began) >= forcePatience)
-		if !permitted && !s.alone() && ask {
+		if s.alone() {
+			ask = force // it permits itself, but for what only a person may decide
+		}
+		if !permitted && ask {
 			permitted = true
 			return false, w.permit(force)
 		}
 		return false, nil
 	})
+	if err != nil {
+		r.endPromotion()
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return r.silence(s)
 	}
 	return err
+}
+
+// beginPromotion holds hooks back: a machine connects before it may be primary, and people want to hear of
+// the role first, as with HAST.
+func (r *resource) beginPromotion() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.promoting, r.heldHooks = true, nil
+}
+
+// endPromotion returns what was held back.
+func (r *resource) endPromotion() []hooks.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	held := r.heldHooks
+	r.promoting, r.heldHooks = false, nil
+	return held
+}
+
+// holdHook keeps e for later if a promotion is under way. A promotion that keeps connecting is cut short, so few come.
+func (r *resource) holdHook(e hooks.Event) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	const most = 16
+	if !r.promoting {
+		return false
+	}
+	if len(r.heldHooks) < most {
+		r.heldHooks = append(r.heldHooks, e)
+	}
+	return true
 }
 
 // silence explains why nothing was heard within the timeout.

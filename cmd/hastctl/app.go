@@ -102,6 +102,11 @@ func (a *app) load() (*config.Config, error) {
 func (a *app) client() (*ctl.Client, error) {
 	c, err := a.load()
 	if err != nil {
+		// A file that got mistakes while the daemon runs must not lock its operators out.
+		if st, e := os.Stat(config.DefaultControl); e == nil && st.Mode()&os.ModeSocket != 0 && config.ExitCode(err) == proto.ExitConfig {
+			fmt.Fprintf(a.err, "hastctl: the configuration has mistakes (hastctl config check); asking hastd at %s\n", config.DefaultControl)
+			return ctl.NewClient(config.DefaultControl), nil
+		}
 		return nil, err
 	}
 	a.note("asking hastd at %s", c.Control)

@@ -108,7 +108,7 @@ type resource struct {
 }
 
 func status(n *lab.Node) (r resource, err error) {
-	out, err := n.Ctl("status", "--json", "data")
+	out, err := n.Run("sh", "-c", "hastctl status --json data 2>/dev/null")
 	if err != nil {
 		return r, err
 	}
