@@ -32,6 +32,7 @@ type Secondary struct {
 
 	stopping, stopped bool
 	stopFlush         part // of the disk, before the last superblock
+	startFlush        part // of the disk, before this copy becomes a source
 	sealed            uint64
 	tickAt            Time
 }
@@ -251,6 +252,10 @@ func (m *Secondary) onStartFrame(body []byte) {
 	default:
 		m.sb.SyncID, m.sb.SyncRole = s.Session, 1
 		m.setData(proto.DataUpToDate)
+		if m.startFlush != partPending {
+			m.startFlush = partPending // what a target fetches has to survive here
+			m.disk(m.stopTag(), proto.OpFlush, 0, 0, false, false)
+		}
 	}
 	m.step = hsSuper
 	m.stepVer = m.touch()
@@ -267,9 +272,7 @@ func (m *Secondary) onMeta(errno proto.Errno) {
 		m.hangUp("the secondary's metadata area failed: %s", errno)
 		return
 	}
-	if m.step == hsSuper && m.stable >= m.stepVer && m.conn != 0 {
-		m.beginService()
-	}
+	m.tryService()
 	for n := m.acks.len(); n > 0 && m.acks.len() > 0; n-- {
 		t := m.acks.pop()
 		if m.recorded(&m.reqs[t]) {
@@ -294,6 +297,13 @@ func (m *Secondary) onMeta(errno proto.Errno) {
 // pagesStable reports whether the pages that SYNC_DONE cleared are on disk.
 func (m *Secondary) pagesStable() bool {
 	return m.wanted == 0 && (!m.metaBusy || len(m.metaPages) == 0)
+}
+
+// tryService begins when what START asked for is stable.
+func (m *Secondary) tryService() {
+	if m.step == hsSuper && m.stable >= m.stepVer && m.conn != 0 && m.startFlush != partPending {
+		m.beginService()
+	}
 }
 
 func (m *Secondary) beginService() {
@@ -465,6 +475,18 @@ func (m *Secondary) firstWrite(r *sreq) {
 }
 
 func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
+	if t == m.stopTag() && m.stopFlush != partPending {
+		m.startFlush = partDone
+		if errno != proto.OK {
+			m.cnt.LocalFlushErrors++
+			m.sb.Flags |= extent.FlagFlushFailed
+			m.touch()
+			m.hangUp("the secondary's disk can't flush: %s", errno)
+			return
+		}
+		m.tryService()
+		return
+	}
 	if t == m.stopTag() {
 		m.stopFlush = partDone
 		if errno != proto.OK {
@@ -623,6 +645,9 @@ func (m *Secondary) pumpStop() {
 	}
 	if !m.metaFail {
 		if m.running > 0 || m.queue.len() > 0 || m.acks.len() > 0 || m.metaBusy {
+			return
+		}
+		if m.startFlush == partPending {
 			return
 		}
 		if m.stopFlush == partNone {

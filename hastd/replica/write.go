@@ -310,7 +310,8 @@ func (m *Primary) sendWrite(t Tag) {
 	if m.set.Mode == proto.ModeMemsync {
 		h.Flags |= wire.FlagWantReceived
 	}
-	if r.fua {
+	if r.fua || m.stale {
+		// A target's own copy is no help if the source loses its cache and this worker its memory, so the source keeps what is acknowledged.
 		h.Flags |= wire.FlagFUA
 	}
 	if r.op == proto.OpWrite {
