@@ -14,6 +14,7 @@ type flush struct {
 	acked       bool
 	received    bool
 	retire      bool // covers the closing set
+	forGen      bool // a new generation's: see genHold
 	local, peer part
 	errno       proto.Errno
 	seq         uint64
@@ -30,7 +31,7 @@ func (m *Primary) pumpFlush() {
 			m.answer(m.flushWait.pop(), proto.EIO)
 		}
 	}
-	own := m.wantFlush && !m.retiring && m.open.Count() > 0
+	own := m.wantFlush && !m.retiring && m.open.Count() > 0 || m.genHold && m.local && !m.genFlushing()
 	if m.flushWait.len() == 0 && !own || m.flushLocal > 0 {
 		return
 	}
@@ -40,6 +41,16 @@ func (m *Primary) pumpFlush() {
 			return
 		}
 	}
+}
+
+// genFlushing reports whether the flush that a new generation waits for is under way.
+func (m *Primary) genFlushing() bool {
+	for i := range m.flushes {
+		if f := &m.flushes[i]; f.active && f.forGen && f.local == partPending {
+			return true
+		}
+	}
+	return false
 }
 
 func (m *Primary) startFlush(i int) {
@@ -57,6 +68,7 @@ func (m *Primary) startFlush(i int) {
 	} else if m.dirty.Count() > 0 || m.unsure {
 		f.gen = m.ensureGen()
 	}
+	f.forGen = m.genHold
 	if m.local {
 		f.local = partPending
 		m.flushLocal++
@@ -95,6 +107,10 @@ func (m *Primary) flushedLocal(i int, errno proto.Errno) {
 		}
 	} else if !m.local {
 		f.local = partFailed
+	}
+	if f.forGen && m.genHold {
+		m.genHold = false
+		defer m.drainGen()
 	}
 	m.settleFlush(i)
 }
@@ -188,7 +204,7 @@ func (m *Primary) flushAckable(i int, f *flush) bool {
 	if m.frozen&(visible|frStart) != 0 {
 		return false
 	}
-	if m.stable >= f.gen {
+	if m.stable >= f.gen && (!m.genHold || f.forGen) {
 		return true
 	}
 	if m.metaFail {

@@ -376,6 +376,7 @@ func (m *Primary) ensureGen() uint64 {
 		m.sb.GenSince, m.sb.GenNode = m.wall, m.cfg.Node
 		m.sb.Flags &^= extent.FlagConnected
 		m.genVer = m.touch()
+		m.genHold = m.local && !old.IsZero() && !m.metaFail
 		m.report(ReportGeneration, 0, "generation %s begins without the peer, after %s", m.sb.Current.Short(), old.Short())
 	}
 	return m.genVer
@@ -426,7 +427,7 @@ func (m *Primary) absentOK(t Tag, r *req) bool {
 	if m.frozen&visible != 0 || m.frozen&frStart != 0 {
 		return false
 	}
-	if m.stable >= r.gen {
+	if m.stable >= r.gen && !m.genHold {
 		return true
 	}
 	if m.metaFail {

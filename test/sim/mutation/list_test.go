@@ -37,7 +37,7 @@ var list = []mutation{
 		"	if m.sb.Current.IsZero() || m.sb.Flags&extent.FlagConnected != 0 {", "	if m.sb.Current.IsZero() {",
 		"rule06,rule01", 500, false},
 	{"generation not stable before the acknowledgement", replica + "write.go",
-		"	if m.stable >= r.gen {\n		return true\n	}\n", "	if m.stable >= 0 {\n		return true\n	}\n",
+		"	if m.stable >= r.gen && !m.genHold {\n", "	if !m.genHold {\n",
 		"rule06,rule01", 500, false},
 	{"acknowledge a write before the peer has it", replica + "write.go",
 		"m.set.Mode == proto.ModeMemsync && r.received", "true",
