@@ -328,6 +328,11 @@ func (m *Primary) sendWrite(t Tag) {
 // markReq marks every block that r touches.
 func (m *Primary) markReq(r *req) {
 	first, n := m.geo.Touched(r.off, r.n)
+	for e := m.geo.ExtentOf(first); e <= m.geo.ExtentOf(first+n-1); e++ {
+		if m.written(e) { // on one copy only, as yet: the rest of it differs too (rule 16)
+			m.mark(m.geo.Range(e))
+		}
+	}
 	m.mark(first, n)
 	m.unsettle(first, n)
 }
@@ -619,12 +624,15 @@ func (m *Primary) askPeer(t Tag) {
 
 func (m *Primary) readLocal(t Tag, errno proto.Errno) {
 	r := &m.reqs[t]
+	first, n := m.geo.Touched(r.off, r.n)
+	if errno == proto.OK && m.flushFailed && m.dirty.Any(first, n) {
+		errno = proto.EIO // rules 10, 11: the disk may have dropped what was written there
+	}
 	if errno == proto.OK {
 		m.answer(t, proto.OK)
 		return
 	}
 	m.cnt.LocalReadErrors++
-	first, n := m.geo.Touched(r.off, r.n)
 	if !m.established || !m.local || !m.stale && m.dirty.Any(first, n) {
 		if m.established && !m.local {
 			m.askPeer(t)
