@@ -114,12 +114,17 @@ func (a *acceptor) serve(l net.Listener) {
 
 // close ends what is waiting and returns when no goroutine is left. The listeners must be closed already.
 func (a *acceptor) close() {
+	a.dropAll()
+	a.wg.Wait()
+	a.dropAll() // what a greeting that was under way has left
+}
+
+func (a *acceptor) dropAll() {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	for k, h := range a.halves {
 		a.dropLocked(k, h)
 	}
-	a.mu.Unlock()
-	a.wg.Wait()
 }
 
 // handle reads the preamble of one connection. Who is not the peer of any resource is sent away before a byte is read.

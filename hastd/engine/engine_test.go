@@ -404,4 +404,3 @@ func BenchmarkWrite4KDepth1(b *testing.B)     { benchmarkWrites(b, 1, 4096, fals
 func BenchmarkWrite4KDepth16(b *testing.B)    { benchmarkWrites(b, 16, 4096, false) }
 func BenchmarkWrite128KDepth8(b *testing.B)   { benchmarkWrites(b, 8, 128<<10, false) }
 func BenchmarkWrite4KDepth16TLS(b *testing.B) { benchmarkWrites(b, 16, 4096, true) }
-
