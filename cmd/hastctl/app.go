@@ -103,7 +103,8 @@ func (a *app) client() (*ctl.Client, error) {
 	c, err := a.load()
 	if err != nil {
 		// A file that got mistakes while the daemon runs must not lock its operators out.
-		if st, e := os.Stat(config.DefaultControl); e == nil && st.Mode()&os.ModeSocket != 0 && config.ExitCode(err) == proto.ExitConfig {
+		var bad *ctl.Error
+		if st, e := os.Stat(config.DefaultControl); e == nil && st.Mode()&os.ModeSocket != 0 && errors.As(err, &bad) && bad.Code == proto.ExitConfig {
 			fmt.Fprintf(a.err, "hastctl: the configuration has mistakes (hastctl config check); asking hastd at %s\n", config.DefaultControl)
 			return ctl.NewClient(config.DefaultControl), nil
 		}

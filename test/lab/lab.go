@@ -324,10 +324,11 @@ func (n *Node) Die() {
 	n.clean()
 }
 
-// clean detaches what a dead node left in its mount namespace.
+// clean detaches what a dead node left in its mount namespace. Loop devices are the machine's, so it takes
+// only those that this node's own links lead to; they go when the last mount of theirs has gone.
 func (n *Node) clean() {
-	n.Run("sh", "-c", `for m in $(awk '$2 ~ "^/(srv|run/hast)/" {print $2}' /proc/self/mounts | tac); do umount -l "$m"; done
-for d in $(losetup -nO NAME,BACK-FILE 2>/dev/null | awk '$2 ~ "/run/hast/" {print $1}'); do losetup -d "$d"; done; rm -rf /dev/hast/*`)
+	n.Run("sh", "-c", `for d in /dev/hast/*; do [ -b "$d" ] && losetup -d "$(readlink -f "$d")"; done
+for m in $(awk '$2 ~ "^/(srv|run/hast)/" {print $2}' /proc/self/mounts | tac); do umount -l "$m"; done; rm -rf /dev/hast/*`)
 }
 
 // Close removes the nodes and everything of theirs.
