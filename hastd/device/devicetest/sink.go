@@ -137,7 +137,9 @@ func Make(opt Options) (*Sink, error) {
 }
 
 func (s *Sink) anon(n int) ([]byte, error) {
-	m, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	// Touched now, as the engine's arena is: a server that is killed while the kernel copies a request into memory
+	// that has to be faulted in first takes the request with it, and its sender gets EIO.
+	m, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_POPULATE)
 	if err != nil {
 		return nil, fmt.Errorf("%d bytes of memory: %w", n, err)
 	}
