@@ -38,6 +38,7 @@ clean:
 
 # The story: two nodes, a repository, a primary killed in mid-commit. Under two minutes; needs root.
 demo: build
+	@sh test/setup.sh
 	@$(GO) run ./test/demo -bin bin
 
 # Everything that needs no guest kernel; needs root. The simulator plays a fixed range here, which has to stay
@@ -45,6 +46,7 @@ demo: build
 SEEDS ?= 3000
 START ?=
 test:
+	sh test/setup.sh
 	$(GO) vet ./...
 	CI=true SIM_START=1 SIM_SEEDS=1500 $(GO) test -count=1 -p 2 -timeout 5m $$($(GO) list ./... | grep -v -e /test/e2e -e /device/fuse)
 	CI=true $(GO) test -count=1 -timeout 9m ./hastd/device/fuse
