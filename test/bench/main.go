@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -58,6 +59,7 @@ func main() {
 	rounds := flag.Int("rounds", 3, "alternating rounds; medians are printed")
 	size := flag.Int("size", 256, "MiB of each device")
 	only := flag.String("only", "", "comma separated systems: plain, tls, qemu, quorum")
+	load := flag.String("load", "", "only loads whose name contains this")
 	flag.Parse()
 	if m := lab.Missing(); m != "" {
 		fmt.Println("bench needs", m)
@@ -72,6 +74,7 @@ func main() {
 	path, err := filepath.Abs(*bin)
 	must(err)
 	want := func(s string) bool { return *only == "" || strings.Contains(","+*only+",", ","+s+",") }
+	rows = slices.DeleteFunc(rows, func(r row) bool { return !strings.Contains(r.name, *load) })
 	var systems []*system
 	defer func() {
 		for _, s := range systems {
