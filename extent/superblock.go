@@ -59,13 +59,17 @@ const (
 	// FlagAllDirty: every block counts as dirty, whatever the bitmap says.
 	FlagAllDirty
 	// FlagIntact: a secondary stopped in an orderly way while it was in sync: it has on stable storage everything that was
-	// acknowledged on the strength of its answers. Gone with the next start.
+	// acknowledged on the strength of its answers. Gone with the next session, or the first request served.
 	FlagIntact
+	// FlagCrashed: a term as primary that served I/O ended with a crash, and no peer has been synced with since.
+	FlagCrashed
+	// FlagRebooted: and the kernel went down with it, so that what its disk had not flushed may be gone.
+	FlagRebooted
 
 	flagsEnd
 )
 
-var flagNames = [...]string{"primary", "served", "clean", "flush-failed", "frozen", "connected", "peer-off", "standalone", "all-dirty", "intact"}
+var flagNames = [...]string{"primary", "served", "clean", "flush-failed", "frozen", "connected", "peer-off", "standalone", "all-dirty", "intact", "crashed", "rebooted"}
 
 // String returns the names of the flags, separated by commas, or "none".
 func (f Flags) String() string {

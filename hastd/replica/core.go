@@ -133,14 +133,28 @@ func (c *core) init(cfg Config) {
 	c.blocks = make([]MetaBlock, 0, metaBatch+2)
 	c.metaPages = make([]int, 0, metaBatch)
 	c.mapList = make([]extent.Extent, 0, c.sb.HotExtents)
-	c.crashed = c.sb.Flags&extent.FlagPrimary != 0
-	c.rebooted = c.crashed && c.sb.BootID != cfg.BootID
-	c.loadActive()
-	if c.sb.Flags&extent.FlagIntact != 0 {
-		c.intact = true
-		c.sb.Flags &^= extent.FlagIntact // stable with the first superblock that permits a write
-		c.version++
+	const term = extent.FlagPrimary | extent.FlagServed
+	if c.sb.Flags&term == term { // a term that served nothing wrote nothing
+		c.sb.Flags |= extent.FlagCrashed
+		if c.sb.BootID != cfg.BootID {
+			c.sb.Flags |= extent.FlagRebooted
+		}
 	}
+	c.crashed, c.rebooted = c.sb.Flags&extent.FlagCrashed != 0, c.sb.Flags&extent.FlagRebooted != 0
+	c.intact = c.sb.Flags&extent.FlagIntact != 0 // and stays so on disk until something is permitted to write
+	c.loadActive()
+}
+
+// reconciled notes that this copy and the peer's were made equal since the last crash. It is written with the next superblock.
+func (c *core) reconciled() {
+	c.crashed, c.rebooted = false, false
+	c.sb.Flags &^= extent.FlagCrashed | extent.FlagRebooted
+}
+
+// touched notes that this copy goes on from what was acknowledged. The superblock that permits it says so: the caller writes one.
+func (c *core) touched() {
+	c.intact = false
+	c.sb.Flags &^= extent.FlagIntact
 }
 
 // loadActive turns what was active at a crash into dirty, suspect blocks (rule 3).

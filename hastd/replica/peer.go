@@ -181,6 +181,7 @@ func (m *Primary) beginSuper() {
 		m.setData(proto.DataInconsistent)
 		m.stale = true
 	}
+	m.touched()
 	m.step = hsSuper
 	m.stepVer = m.touch()
 	m.frozen |= frStart
@@ -216,7 +217,6 @@ func (m *Primary) sendStart() {
 		return
 	}
 	m.step = hsStarted
-	m.intact = false
 	m.session.Epoch = m.sb.Epoch
 	m.session.Resource, m.session.Current, m.session.Mode, m.session.Key = m.sb.Resource, m.sb.Current, m.set.Mode, m.key
 	m.send(wire.Header{Type: wire.TypeStart}, m.session.encode(nil))
@@ -236,7 +236,8 @@ func (m *Primary) establish() {
 	switch {
 	case m.peerWhole:
 		m.peerData = proto.DataUpToDate
-		m.crashed, m.rebooted = false, false
+		m.reconciled()
+		m.touch()
 		m.stale = false
 	case a == role.Source || a == role.SourceFull:
 		m.peerData = proto.DataInconsistent

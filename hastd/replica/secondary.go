@@ -236,13 +236,13 @@ func (m *Secondary) onStartFrame(body []byte) {
 		m.hangUp("bad START: this copy can't stay up to date")
 		return
 	}
-	m.intact = false
+	m.touched()
 	switch s.Action {
 	case role.NoSync:
 		m.sb.Current = s.Current
 		m.sb.Base, m.sb.SyncID, m.sb.SyncRole = proto.ID{}, proto.ID{}, 0
 		m.sb.Flags |= extent.FlagConnected
-		m.sb.Flags &^= extent.FlagPrimary | extent.FlagServed
+		m.sb.Flags &^= extent.FlagPrimary | extent.FlagServed | extent.FlagCrashed | extent.FlagRebooted
 		m.sb.GenSince, m.sb.GenNode = m.peer.GenSince, m.peer.GenNode
 		m.setData(proto.DataUpToDate)
 	case role.Target, role.TargetFull:
@@ -354,7 +354,7 @@ func (m *Secondary) onSyncDone(body []byte) {
 	}
 	m.sb.Base, m.sb.SyncID, m.sb.SyncRole = proto.ID{}, proto.ID{}, 0
 	m.sb.Flags |= extent.FlagConnected
-	m.sb.Flags &^= extent.FlagFlushFailed | extent.FlagPrimary | extent.FlagServed
+	m.sb.Flags &^= extent.FlagFlushFailed | extent.FlagPrimary | extent.FlagServed | extent.FlagCrashed | extent.FlagRebooted
 	m.clearMarks()
 	m.session.Action = role.NoSync
 	m.done = true
@@ -492,7 +492,7 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 		if errno != proto.OK {
 			m.cnt.LocalFlushErrors++
 			// What was acknowledged as flushed is safe; the rest the primary has marked.
-			m.intact = false
+			m.touched()
 			m.sb.Flags |= extent.FlagFlushFailed
 			m.touch()
 		}
@@ -546,7 +546,7 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 // fail records, before the primary hears of it, that this copy failed (rules 6, 11).
 func (m *Secondary) fail(r *sreq) {
 	m.dead = true
-	m.intact = false
+	m.touched()
 	m.setData(proto.DataInconsistent)
 	if r.head.Type == wire.TypeFlush {
 		m.sb.Flags |= extent.FlagFlushFailed

@@ -478,9 +478,9 @@ func (m *Primary) onSyncDoneOK() {
 	m.sb.Base, m.sb.SyncID, m.sb.SyncRole = proto.ID{}, proto.ID{}, 0
 	m.sb.Flags &^= extent.FlagFlushFailed // every block in doubt was rewritten, and both copies flushed
 	m.flushFailed = false
+	m.reconciled()
 	m.touch()
 	m.wantAllPages()
-	m.crashed, m.rebooted = false, false
 	m.peerWhole = true
 	m.peerData = proto.DataUpToDate
 	m.peerFail = ""

@@ -91,6 +91,7 @@ func (m *Primary) arrive(ev *Event) {
 func (m *Primary) serve() {
 	m.served = true
 	m.sb.Flags |= extent.FlagServed
+	m.sb.Flags &^= extent.FlagIntact
 	m.serveVer = m.touch()
 	m.frozen |= frServe
 }
@@ -369,7 +370,7 @@ func (m *Primary) ensureGen() uint64 {
 	}
 	if m.sb.Current.IsZero() || m.sb.Flags&extent.FlagConnected != 0 {
 		old := m.sb.Current
-		m.intact = false
+		m.touched()
 		m.pushHistory(old)
 		if !old.IsZero() {
 			m.sb.Base = old

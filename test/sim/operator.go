@@ -398,11 +398,13 @@ func (w *world) resolve(a, b *node) {
 		victim = b
 	}
 	survivor := w.peerOf(victim)
-	sa, sb := w.super(a.id), w.super(b.id)
-	// A generation may have begun for a write that was never acknowledged.
-	apart := sa.Current != sb.Current && !descends(sa, sb.Current) && !descends(sb, sa.Current)
-	seen := a.splitSeen || b.splitSeen || apart
-	w.tracef(victim.id, "operator: gives up this node (split brain %v)", seen)
+	// A generation may have begun for a write that was never acknowledged, even while the victim was being stopped.
+	seen := func() bool {
+		sa, sb := w.super(a.id), w.super(b.id)
+		apart := sa.Current != sb.Current && !descends(sa, sb.Current) && !descends(sb, sa.Current)
+		return a.splitSeen || b.splitSeen || apart
+	}
+	w.tracef(victim.id, "operator: gives up this node (split brain %v)", seen())
 	w.op.busy = true
 	w.drain(victim, w.now+3*sec, func() {
 		w.stop(victim, func() {
@@ -411,7 +413,7 @@ func (w *world) resolve(a, b *node) {
 				w.endSplit(0)
 				return
 			}
-			if seen {
+			if seen() {
 				victim.create()
 			}
 			w.oracles[victim.id] = w.oracleOf(survivor)
