@@ -84,7 +84,7 @@ func (m *Primary) sendFlush(i int) {
 	f.peer, f.received = partPending, false
 	f.seq = m.nextSeq(m.flushTag(i))
 	h := wire.Header{Type: wire.TypeFlush, Seq: f.seq}
-	if m.set.Mode == proto.ModeMemsync {
+	if m.ackMode == proto.ModeMemsync {
 		h.Flags |= wire.FlagWantReceived
 	}
 	m.send(h, nil)
@@ -189,7 +189,7 @@ func (m *Primary) flushAckable(i int, f *flush) bool {
 	case f.local == partFailed:
 		return f.peer == partDone && m.lostStable
 	case f.peer == partPending:
-		return !m.stale && (m.set.Mode == proto.ModeAsync || m.set.Mode == proto.ModeMemsync && f.received)
+		return !m.stale && (m.ackMode == proto.ModeAsync || m.ackMode == proto.ModeMemsync && f.received)
 	case f.peer == partDone:
 		return true
 	}

@@ -48,12 +48,15 @@ func (c *core) helloNow(r proto.Role, served bool) hello {
 	}
 }
 
-// crashMode is the mode that judges a crash: the one in force when it happened.
+// laxest is the laxest mode in which this copy may have acknowledged what the peer lacks, or will: the superblock keeps it until nothing is marked any more.
+func (c *core) laxest() proto.Mode { return max(c.sb.Mode, c.set.Mode) }
+
+// crashMode is the mode that judges a crash: the laxest until then.
 func (c *core) crashMode() proto.Mode {
 	if c.crashed && c.sb.Mode.Valid() {
 		return c.sb.Mode
 	}
-	return c.set.Mode
+	return c.laxest()
 }
 
 // greet begins the handshake on the present connection.

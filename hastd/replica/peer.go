@@ -100,7 +100,7 @@ func (m *Primary) judge() {
 // together have none among themselves.
 func (m *Primary) peerIsWhole() bool {
 	return m.verdict.mine.Action == role.Source && m.peer.Intact && !m.peer.Marks && !m.peer.Crashed &&
-		m.peer.Current == m.sb.Current && m.crashMode() != proto.ModeAsync && m.set.Mode != proto.ModeAsync
+		m.peer.Current == m.sb.Current && m.laxest() != proto.ModeAsync
 }
 
 // superseded handles rule 5: an authenticated peer knows a newer epoch than the one we serve in.

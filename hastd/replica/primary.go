@@ -46,6 +46,8 @@ type Primary struct {
 	lastApp Time
 	maxSpan int
 	seq     uint64
+	ackMode proto.Mode // by which requests are acknowledged; modeVer has to be stable before it follows the settings
+	modeVer uint64
 	ahead   bool // writes were acknowledged that the lost peer may lack, and no generation says so yet
 	unsure  bool // no handshake yet in this worker's life: what the peer has not flushed is unknown
 	// genHold: a generation without the peer counts only once our disk was flushed after the loss. What both copies had
@@ -121,6 +123,10 @@ func NewPrimary(cfg Config) *Primary {
 	m.local, m.unsure = true, true
 	m.flushFailed = m.sb.Flags&extent.FlagFlushFailed != 0
 	m.promoted = cfg.Successor
+	m.ackMode = m.set.Mode
+	if cfg.Successor {
+		m.ackMode = min(m.sb.Mode, m.set.Mode)
+	}
 	m.served = cfg.Successor && m.sb.Flags&extent.FlagServed != 0
 	m.stale = m.sb.Data == proto.DataInconsistent
 	return m
@@ -207,6 +213,7 @@ func (m *Primary) onStart(ev *Event) {
 		m.sb.Flags |= extent.FlagPrimary
 		m.sb.BootID = m.cfg.BootID
 		m.touch()
+		m.adoptMode()
 		if m.sb.Flags&extent.FlagFrozen != 0 || m.set.Freeze && !m.set.Standalone {
 			m.freeze(frPolicy, "this node restarted without its peer")
 		}
@@ -260,7 +267,10 @@ func (m *Primary) promote(heard uint64) {
 	m.sb.Flags |= extent.FlagPrimary
 	m.sb.Flags &^= extent.FlagServed
 	m.sb.BootID = m.cfg.BootID
-	m.sb.Mode = m.set.Mode
+	if m.dirty.Count() == 0 && !m.crashed {
+		m.sb.Mode = 0
+	}
+	m.sb.Mode = m.laxest()
 	m.touch()
 	if m.set.Freeze && !m.set.Standalone && m.sb.Forced == 0 {
 		m.freeze(frPolicy, "promoted without its peer")
@@ -274,19 +284,57 @@ func (m *Primary) promotedNow() {
 }
 
 func (m *Primary) onSettings(s *Settings) {
-	if s.Mode != m.set.Mode {
-		m.sb.Mode = s.Mode
-		m.touch()
-	}
 	m.set = *s
+	m.adoptMode()
 	if !s.Freeze {
 		m.thaw(frPolicy)
 	}
-	for t := range m.reqs[:m.cfg.AppTags] { // a laxer mode may acknowledge what waits
-		if m.reqs[t].state == stIssued {
-			m.settle(Tag(t))
+}
+
+// adoptMode acknowledges by the configured mode: a stricter one at once, a laxer one when the superblock says so, since
+// whoever judges a crash has to know what may have been promised.
+func (m *Primary) adoptMode() {
+	m.ackMode = min(m.ackMode, m.set.Mode)
+	if m.sb.Mode < m.set.Mode {
+		m.sb.Mode = m.set.Mode
+		m.modeVer = m.touch()
+	} else if m.ackMode < m.set.Mode && m.modeVer == 0 {
+		m.modeVer = m.version // stable already, or on its way
+		m.modeStable()
+	}
+}
+
+// modeStable follows a superblock: a laxer mode may acknowledge what waits.
+func (m *Primary) modeStable() {
+	if m.modeVer == 0 || m.stable < m.modeVer {
+		return
+	}
+	m.modeVer, m.ackMode = 0, m.set.Mode
+	for t := range m.reqs[:m.cfg.AppTags] {
+		m.settle(Tag(t))
+	}
+	for i := range m.flushes {
+		m.settleFlush(i)
+	}
+}
+
+// tightenMode takes a laxer mode's word back once the peer lacks nothing that it acknowledged.
+func (m *Primary) tightenMode() {
+	if m.sb.Mode <= m.set.Mode || !m.established || !m.peerWhole || m.ahead || m.dirty.Count() > 0 {
+		return
+	}
+	for i := range m.reqs[:m.cfg.AppTags] {
+		if r := &m.reqs[i]; r.replied && r.peer == partPending {
+			return
 		}
 	}
+	for i := range m.flushes {
+		if f := &m.flushes[i]; f.active && f.acked && f.peer == partPending {
+			return
+		}
+	}
+	m.sb.Mode = m.set.Mode
+	m.touch()
 }
 
 // freeze holds application I/O. Frozen by policy is a durable state (architecture section 6).
@@ -348,6 +396,7 @@ func (m *Primary) onMeta(errno proto.Errno) {
 		}
 	}
 	m.drainGen()
+	m.modeStable()
 	m.stepHandshake()
 }
 
@@ -386,6 +435,7 @@ func (m *Primary) onTick() {
 	if m.frozen&frGrace != 0 && m.now >= m.graceEnd && m.step != hsStarted {
 		m.thaw(frGrace)
 	}
+	m.tightenMode()
 	if m.open.Count() > 0 && m.now-m.openSince >= flushAge {
 		m.wantFlush = true
 	}

@@ -226,7 +226,10 @@ func (m *Secondary) onStartFrame(body []byte) {
 	m.dead = false // what failed is recorded: HELLO said inconsistent, and START syncs it
 	m.session = s
 	m.sb.Epoch = s.Epoch
-	m.sb.Mode = s.Mode
+	if m.dirty.Count() == 0 && !m.crashed {
+		m.sb.Mode = 0
+	}
+	m.sb.Mode = max(m.sb.Mode, s.Mode)
 	if m.sb.Resource.IsZero() {
 		m.sb.Resource = s.Resource
 	}

@@ -308,7 +308,7 @@ func (m *Primary) sendWrite(t Tag) {
 	r.seq = m.nextSeq(t)
 	r.received = false
 	h := wire.Header{Type: wire.TypeWrite, Seq: r.seq, Offset: r.off, Length: r.n}
-	if m.set.Mode == proto.ModeMemsync {
+	if m.ackMode == proto.ModeMemsync {
 		h.Flags |= wire.FlagWantReceived
 	}
 	if r.fua || m.stale {
@@ -408,7 +408,7 @@ func (m *Primary) settle(t Tag) {
 			// The peer has the only copy of this write.
 			r.replied = r.peer == partDone && (m.local || m.lostStable)
 		case r.peer == partPending:
-			r.replied = !m.stale && (m.set.Mode == proto.ModeAsync || m.set.Mode == proto.ModeMemsync && r.received)
+			r.replied = !m.stale && (m.ackMode == proto.ModeAsync || m.ackMode == proto.ModeMemsync && r.received)
 		case r.peer == partDone:
 			r.replied = true
 		default:
@@ -626,6 +626,10 @@ func (m *Primary) askPeer(t Tag) {
 func (m *Primary) readLocal(t Tag, errno proto.Errno) {
 	r := &m.reqs[t]
 	first, n := m.geo.Touched(r.off, r.n)
+	if errno == proto.OK && !m.local {
+		m.askPeer(t) // our copy went out meanwhile, and may have dropped what was written there (rule 10)
+		return
+	}
 	if errno == proto.OK && m.flushFailed && m.dirty.Any(first, n) {
 		errno = proto.EIO // rules 10, 11: the disk may have dropped what was written there
 	}
