@@ -35,6 +35,11 @@ func (m *Primary) pumpFlush() {
 	if m.flushWait.len() == 0 && !own || m.flushLocal > 0 {
 		return
 	}
+	m.flushNow()
+}
+
+// flushNow starts a flush if an entry is free.
+func (m *Primary) flushNow() {
 	for i := range m.flushes {
 		if !m.flushes[i].active {
 			m.startFlush(i)
@@ -65,7 +70,7 @@ func (m *Primary) startFlush(i int) {
 	}
 	if m.established {
 		m.sendFlush(i)
-	} else if m.dirty.Count() > 0 || m.unsure {
+	} else if f.apps.len() > 0 && (m.dirty.Count() > 0 || m.unsure) {
 		f.gen = m.ensureGen()
 	}
 	f.forGen = m.genHold
@@ -185,6 +190,9 @@ func (m *Primary) settleFlush(i int) {
 func (m *Primary) flushAckable(i int, f *flush) bool {
 	switch {
 	case f.errno != proto.OK:
+		return true
+	case m.stale && m.peer.FlushFailed && m.established:
+		f.errno = proto.EIO // rule 11: the only whole copy may not keep what it has taken, until the sync has rewritten it
 		return true
 	case f.local == partFailed:
 		return f.peer == partDone && m.lostStable

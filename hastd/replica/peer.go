@@ -250,6 +250,7 @@ func (m *Primary) establish() {
 			g := lineage{Current: m.newID(), GenSince: m.wall, GenNode: m.cfg.Node}
 			m.lostGen = g.Current
 			m.send(wire.Header{Type: wire.TypeNewGen}, g.encode(nil))
+			m.frozen |= frNewGen
 		}
 	}
 	m.report(ReportConnect, 0, "connected to %s", m.peer.Node)
@@ -300,6 +301,7 @@ func (m *Primary) peerLost(why string) {
 		if m.stale || !m.local {
 			m.freeze(frInconsistent, "the peer is lost and the local copy is not whole: application I/O waits for the peer")
 		}
+		m.frozen &^= frNewGen // asked anew when the peer is back
 		if m.set.Freeze {
 			m.freeze(frPolicy, "the peer is lost: application I/O waits (on_peer_loss = freeze)")
 		}
@@ -386,6 +388,7 @@ func (m *Primary) loseLocal(format string, args ...any) bool {
 	g := lineage{Current: m.newID(), GenSince: m.wall, GenNode: m.cfg.Node}
 	m.lostGen = g.Current
 	m.send(wire.Header{Type: wire.TypeNewGen}, g.encode(nil))
+	m.frozen |= frNewGen
 	for m.mapQ.len() > 0 {
 		m.issue(m.mapQ.pop())
 	}
@@ -414,4 +417,5 @@ func (m *Primary) onNewGenOK() {
 	for i := range m.flushes {
 		m.settleFlush(i)
 	}
+	m.thaw(frNewGen)
 }

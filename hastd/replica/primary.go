@@ -73,12 +73,13 @@ type Primary struct {
 	session     start
 	sync        syncState
 
-	graceEnd Time
-	peerFail string
-	stopping bool
-	stopped  bool
-	sealed   uint64
-	tickAt   Time
+	graceEnd    Time
+	peerFail    string
+	stopping    bool
+	stopped     bool
+	stopFlushed bool // the last flush was started
+	sealed      uint64
+	tickAt      Time
 }
 
 // freeze is the set of reasons for which application I/O waits.
@@ -93,6 +94,7 @@ const (
 	frInconsistent                    // our copy is stale and the peer is away (rule 8)
 	frOutdated                        // a newer epoch exists (rule 5)
 	frStop                            // stopping
+	frNewGen                          // the local copy is out, and the peer has not recorded it yet: nothing would mark a write (rule 2)
 )
 
 // visible are the reasons that an operator has to know of.
@@ -506,6 +508,11 @@ func (m *Primary) pumpStop() {
 			return
 		}
 		if m.flushLocal > 0 {
+			return
+		}
+		if !m.stopFlushed && !m.flushFailed {
+			m.stopFlushed = true // what was written without the peer, too
+			m.flushNow()
 			return
 		}
 		if !m.pagesClean() {

@@ -242,7 +242,7 @@ func (m *Primary) issue(t Tag) {
 		m.settle(t)
 		return
 	}
-	if m.frozen&^frStop != 0 && !m.established {
+	if m.frozen&^frStop != 0 && !m.established || m.frozen&frNewGen != 0 {
 		m.park(t)
 		return
 	}

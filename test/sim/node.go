@@ -126,6 +126,9 @@ func (n *node) die() {
 		return
 	}
 	n.w.tracef(n.id, "worker dies")
+	if n.flushEIO && n.disk.metaN > 0 && n.w.super(n.id).Flags&extent.FlagFlushFailed == 0 {
+		n.forgetful() // the record was on its way
+	}
 	n.w.workerEnds(n)
 	n.localOut = n.m.Status().LocalLost
 	n.alive, n.inc, n.m, n.stopped = false, n.inc+1, nil, nil
@@ -229,6 +232,9 @@ func (n *node) submit(e *replica.Effect) {
 	inc, tag := n.inc, e.Tag
 	n.disk.submit(op, func(errno proto.Errno) {
 		if n.inc != inc {
+			if errno != proto.OK && op.op == proto.OpFlush {
+				n.forgetful()
+			}
 			return
 		}
 		ev := replica.Event{Kind: replica.EvDisk, Tag: tag, Errno: errno}
@@ -244,6 +250,15 @@ func (n *node) submit(e *replica.Effect) {
 		}
 		n.step(&ev)
 	})
+}
+
+// forgetful: a flush failed, and whoever was told has gone before it could be written down. What the disk
+// dropped nobody knows of then; no software would survive it, so the plan gives up what no flush had covered.
+func (n *node) forgetful() {
+	n.flushEIO = false
+	for _, o := range n.w.oracles {
+		o.dropVolatile()
+	}
 }
 
 // failedLocally notes what the worker is about to hear.
