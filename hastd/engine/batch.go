@@ -8,18 +8,24 @@ import (
 	"hast/hastd/device"
 	"hast/hastd/peer"
 	"hast/hastd/replica"
+	"hast/hastd/store"
+	"hast/hastd/store/aio"
 	"hast/proto"
 	"hast/proto/wire"
+
+	"golang.org/x/sys/unix"
 )
 
 // batch is what a run of steps asks to be done without the lock.
 type batch struct {
+	frozen   bool // the lease does not hold
 	link     *peer.Link
 	flush    [2]bool
 	replies  []*device.Request
 	releases []uint32
 	jobs     []job
 	calls    []func()
+	disk     aio.Batch
 }
 
 type jobKind uint8
@@ -59,30 +65,109 @@ func (e *Engine) perform(b *batch) {
 		f()
 	}
 	n := len(b.jobs)
-	pool := n
-	if n > 0 && e.inline(&b.jobs[n-1]) {
-		pool--
-	}
-	for i := range pool {
-		select {
-		case e.jobs <- b.jobs[i]:
-		case <-e.quit:
-		}
-	}
 	var last job
-	if pool < n {
-		last = b.jobs[n-1]
+	inline := n > 0 && e.inline(&b.jobs[n-1])
+	if inline {
+		n--
+		last = b.jobs[n]
+		e.ages.begin(&last, e.now())
+	}
+	if n > 0 {
+		e.handOut(b, b.jobs[:n])
 	}
 	clear(b.calls)
-	*b = batch{replies: b.replies[:0], releases: b.releases[:0], jobs: b.jobs[:0], calls: b.calls[:0]}
+	*b = batch{replies: b.replies[:0], releases: b.releases[:0], jobs: b.jobs[:0], calls: b.calls[:0], disk: b.disk}
 	e.batches.Put(b)
-	if pool < n {
+	if inline {
 		e.do(&last)
 	}
 }
 
+// handOut brings jobs on their way: reads and writes to the kernel's queue with one system call for all, the rest to the pool.
+func (e *Engine) handOut(b *batch, jobs []job) {
+	now := e.now()
+	queue := e.queue != nil && !e.queueOff.Load()
+	for i := range jobs {
+		j := &jobs[i]
+		e.ages.begin(j, now)
+		if !queue || !e.queued(j, &b.disk) {
+			e.toPool(j)
+		}
+	}
+	if b.disk.Len() > 0 {
+		e.queue.Submit(&b.disk, e.refused)
+		b.disk.Reset()
+	}
+}
+
+// queued puts j into the batch for the kernel's queue if it is of that kind. A sync's reads are not: looking whether
+// all bytes are zero would keep whoever takes the completions.
+func (e *Engine) queued(j *job, d *aio.Batch) bool {
+	if j.kind != jobDisk || int(j.tag) >= e.table.app {
+		return false
+	}
+	en := &e.table.entries[j.tag]
+	switch j.op {
+	case proto.OpRead:
+		d.Read(en.buf[:j.n], int64(j.off), uint64(j.tag))
+	case proto.OpWrite:
+		d.Write(en.buf[:j.n], int64(j.off), j.fua, uint64(j.tag))
+	default:
+		return false
+	}
+	en.disk = diskIO{op: j.op, fua: j.fua, off: j.off, n: j.n}
+	return true
+}
+
+// toPool hands j to the pool. It never waits: the channel has room for as many jobs as a machine can have.
+func (e *Engine) toPool(j *job) {
+	select {
+	case e.jobs <- *j:
+	case <-e.quit:
+	}
+}
+
+// refuse takes back what the kernel's queue did not accept.
+func (e *Engine) refuse(data uint64, why unix.Errno) {
+	if why == unix.EOPNOTSUPP && !e.queueOff.Swap(true) {
+		e.note("disk: asynchronous I/O without waiting is not possible on it; reads and writes are done by threads, which is slower")
+	}
+	e.again(uint32(data))
+}
+
+// again lets the pool do what the kernel's queue did not do, or not all of: it would have had to wait, or wants it in
+// other pieces. To write the same bytes once more does no harm.
+func (e *Engine) again(tag uint32) {
+	d := &e.table.entries[tag].disk
+	e.toPool(&job{kind: jobDisk, tag: replica.Tag(tag), op: d.op, fua: d.fua, off: d.off, n: d.n})
+}
+
+// reaped takes completions of the kernel's queue.
+func (e *Engine) reaped(list []aio.Event) {
+	now := e.now()
+	e.inMu.Lock()
+	for i := range list {
+		tag := uint32(list[i].Data)
+		d := &e.table.entries[tag].disk
+		outcome, again := store.Outcome(list[i].Res, d.n)
+		if again {
+			e.again(tag)
+			continue
+		}
+		began := e.ages.end(replica.Tag(tag))
+		if d.op == proto.OpWrite {
+			e.local.Add(time.Duration(now) - time.Duration(began))
+		}
+		e.inbox = append(e.inbox, replica.Event{Kind: replica.EvDisk, Tag: replica.Tag(tag), Errno: outcome})
+	}
+	e.inMu.Unlock()
+	e.pump()
+}
+
 // inlineMax is the largest write that its caller may do itself: 16 KiB take about as long as waking a goroutine
-// twice. Whoever calls is the front-end's or the link's reader, and takes nothing in as long as it writes.
+// twice. Whoever calls is the front-end's or the link's reader, and takes nothing in as long as it writes: on a disk that
+// is stuck, a secondary's reader does not see that its primary has gone. It is one request, the only one there is, and
+// without its end nothing else could be done about it anyway: neither a successor nor another connection starts before.
 const inlineMax = 16 << 10
 
 // inline reports whether j is better done by whoever brought it: it is short, and the only
@@ -110,10 +195,12 @@ func (e *Engine) do(j *job) {
 	case jobDisk:
 		ev := replica.Event{Kind: replica.EvDisk, Tag: j.tag}
 		e.diskOp(j, &ev)
+		e.ages.end(j.tag)
 		e.post(ev)
 	case jobDigest:
 		ev := replica.Event{Kind: replica.EvDigest, Tag: j.tag}
 		e.digest(j, &ev)
+		e.ages.end(j.tag)
 		e.post(ev)
 	case jobMeta:
 		ev := replica.Event{Kind: replica.EvMeta}
@@ -125,6 +212,7 @@ func (e *Engine) do(j *job) {
 		if ev.Errno == proto.OK {
 			ev.Errno = e.disk.FlushMeta()
 		}
+		e.ages.end(metaTag)
 		e.post(ev)
 	}
 }

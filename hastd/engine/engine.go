@@ -12,8 +12,11 @@ import (
 	"hast/hastd/peer"
 	"hast/hastd/replica"
 	"hast/hastd/store"
+	"hast/hastd/store/aio"
 	"hast/proto"
 	"hast/proto/wire"
+
+	"golang.org/x/sys/unix"
 )
 
 // Sizes of a worker, with their reasons.
@@ -24,8 +27,11 @@ const (
 	SyncTags = 16
 	// ArenaSize holds the largest requests 28 times beside the sync's buffers; the rest of a worker fits into the 64 MiB a resource.
 	ArenaSize = 32 << 20
-	// poolSize is how many disk operations run at once: what one SSD's queue takes in direct I/O with profit.
+	// poolSize is how many disk operations run at once in goroutines: what one SSD's queue takes in direct I/O with profit.
 	poolSize = 32
+	// queueDepth is how many reads and writes the kernel has at once without goroutines: the queue of a fast disk. Of fs.aio-max-nr,
+	// 65536 by default, it leaves enough for 255 other resources.
+	queueDepth = 256
 )
 
 // Machine is what the engine runs: *replica.Primary or *replica.Secondary.
@@ -47,6 +53,8 @@ type Config struct {
 	Report  func(replica.Report)
 	// Lease reports whether the role lease holds; nil: always.
 	Lease func() bool
+	// Note is for the log: what goes another way than usual; may be nil.
+	Note func(text string)
 }
 
 // Engine runs one machine. Create it with New, start it with Run.
@@ -63,18 +71,30 @@ type Engine struct {
 	wake    replica.Time // when the timer is due
 	timer   *time.Timer
 	stopped chan struct{}
+	stop    sync.Once // closes stopped
 	ended   bool
+	ready   chan struct{} // closed when the machine has begun
+	// What waits for the lease, in the machine's order.
+	heldJobs   []job
+	heldFrames []heldFrame
+
+	gate gate // whoever steps the machine or does what it asks for is inside
 
 	inMu  sync.Mutex
 	inbox []replica.Event
 	spare []replica.Event
 
-	jobs    chan job
-	quit    chan struct{}
-	batches sync.Pool
+	queue    *aio.Context // nil: the kernel has none
+	queueOff atomic.Bool  // the file can't use it
+	jobs     chan job
+	quit     chan struct{}
+	batches  sync.Pool
+	refused  func(uint64, unix.Errno) // e.refuse, made once
+	ages     ages
 
 	peerMu  sync.Mutex
 	peerNow *connection
+	leaving bool // no new one
 
 	heldMu sync.Mutex
 	held   []*device.Request // arrived without a lease
@@ -94,7 +114,10 @@ type connection struct {
 
 // New makes an engine; it takes the disk over.
 func New(cfg Config) *Engine {
-	e := &Engine{cfg: cfg, disk: cfg.Disk, start: time.Now(), stopped: make(chan struct{}), jobs: make(chan job, 2*AppTags), quit: make(chan struct{})}
+	e := &Engine{cfg: cfg, disk: cfg.Disk, start: time.Now(), stopped: make(chan struct{}), ready: make(chan struct{}),
+		jobs: make(chan job, 2*AppTags), quit: make(chan struct{})}
+	e.gate.init()
+	e.refused = e.refuse
 	e.table = newTable(AppTags, SyncTags, cfg.Arena)
 	e.batches.New = func() any { return new(batch) }
 	e.leased.Store(true)
@@ -107,7 +130,10 @@ func New(cfg Config) *Engine {
 func (e *Engine) now() replica.Time { return replica.Time(time.Since(e.start)) + 86400*replica.Second }
 
 // Run starts the machine and returns when ctx ends or the machine has stopped (Stop). The front-end has to be closed before.
+// When it returns, every request to the disk is complete and none will be made, whoever calls what (one incarnation at a time,
+// architecture section 3): the steps below are in this order for that.
 func (e *Engine) Run(ctx context.Context) error {
+	e.openQueue()
 	for range poolSize {
 		e.wg.Go(e.work)
 	}
@@ -119,25 +145,35 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.timer = time.AfterFunc(time.Hour, e.tick)
 	e.mu.Unlock()
 	e.stepNow(&replica.Event{Kind: replica.EvStart, Wall: time.Now().Unix(), Random: e.cfg.Random})
+	close(e.ready)
 	var err error
 	select {
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case <-e.stopped:
 	}
+	// 1 nothing new from clients and peer
 	e.table.close()
 	e.peerMu.Lock()
+	e.leaving = true
 	old := e.peerNow
 	e.peerMu.Unlock()
 	if old != nil {
 		old.cancel(errors.New("the worker ends"))
 		<-old.done
 	}
+	// 2 no more steps
 	e.mu.Lock()
 	e.ended = true
 	e.timer.Stop()
 	e.mu.Unlock()
+	// 3 what earlier steps asked for has been handed out, or done by those who are inside
+	e.gate.shut()
+	// 4 the pool finishes what it is at, the kernel what it has
 	close(e.quit)
+	if e.queue != nil {
+		e.queue.Close()
+	}
 	e.wg.Wait()
 	if f := e.disk.Flush(); err == nil && f != proto.OK {
 		err = fmt.Errorf("last flush: %w", f)
@@ -145,16 +181,39 @@ func (e *Engine) Run(ctx context.Context) error {
 	return err
 }
 
-// Stop asks the machine for an orderly end; Run returns when it has come.
-func (e *Engine) Stop() { e.stepNow(&replica.Event{Kind: replica.EvStop}) }
+// openQueue sets up asynchronous I/O, which the worker does without if the kernel has none to give.
+func (e *Engine) openQueue() {
+	q, err := e.disk.Queue(queueDepth)
+	if err != nil {
+		e.note("disk: " + err.Error() + "; reads and writes are done by threads, which is slower")
+		return
+	}
+	e.queue = q
+	e.wg.Go(func() { q.Run(e.reaped) })
+}
+
+func (e *Engine) note(text string) {
+	if e.cfg.Note != nil {
+		e.cfg.Note(text)
+	}
+}
+
+// Stop asks the machine for an orderly end; Run returns when it has come. As Permit, Settings and PeerUp, it
+// waits until Run has begun, and does nothing once Run ends.
+func (e *Engine) Stop() {
+	<-e.ready
+	e.stepNow(&replica.Event{Kind: replica.EvStop})
+}
 
 // Permit lets a primary that is being promoted go on without its peer.
 func (e *Engine) Permit(force bool) {
+	<-e.ready
 	e.stepNow(&replica.Event{Kind: replica.EvPermit, Force: force, Wall: time.Now().Unix()})
 }
 
 // Settings replaces the machine's settings.
 func (e *Engine) Settings(s replica.Settings) {
+	<-e.ready
 	e.stepNow(&replica.Event{Kind: replica.EvSettings, Settings: &s})
 }
 
@@ -191,13 +250,20 @@ func (e *Engine) tick() {
 // PeerUp takes an authenticated link over and replaces the present one, if any.
 // It returns at once; the machine hears of the new link when the old one has ended.
 func (e *Engine) PeerUp(l *peer.Link) {
+	<-e.ready
 	ctx, cancel := context.WithCancelCause(context.Background())
 	c := &connection{cancel: cancel, done: make(chan struct{})}
 	e.peerMu.Lock()
+	if e.leaving {
+		e.peerMu.Unlock()
+		cancel(nil)
+		l.Close("the worker ends")
+		return
+	}
 	old := e.peerNow
 	e.peerNow = c
+	e.wg.Add(1) // before Run waits: it sets leaving first
 	e.peerMu.Unlock()
-	e.wg.Add(1)
 	go func() {
 		defer e.wg.Done()
 		defer close(c.done)
@@ -241,7 +307,14 @@ func (e *Engine) runLink(ctx context.Context, l *peer.Link) {
 	}
 	e.mu.Lock()
 	e.link = nil
+	held := e.heldFrames // and no more for this link
+	e.heldFrames = nil
 	e.mu.Unlock()
+	for i := range held {
+		if held[i].counted {
+			e.table.drop(held[i].tag)
+		}
+	}
 	e.stepNow(&replica.Event{Kind: replica.EvPeerDown, Conn: conn, Text: err.Error(), Wall: time.Now().Unix()})
 }
 
@@ -254,6 +327,10 @@ func (e *Engine) post(ev replica.Event) {
 
 // pump steps the machine through the inbox unless somebody else is at it, and performs what comes out.
 func (e *Engine) pump() {
+	if !e.gate.enter() {
+		return
+	}
+	defer e.gate.leave()
 	for {
 		if !e.mu.TryLock() {
 			return // whoever holds it looks into the inbox again after unlocking
@@ -273,6 +350,10 @@ func (e *Engine) pump() {
 
 // stepNow steps the machine through the inbox and then ev, whose body may be borrowed.
 func (e *Engine) stepNow(ev *replica.Event) {
+	if !e.gate.enter() {
+		return
+	}
+	defer e.gate.leave()
 	b := e.batches.Get().(*batch)
 	e.mu.Lock()
 	e.drain(b)
@@ -284,6 +365,7 @@ func (e *Engine) stepNow(ev *replica.Event) {
 
 // drain runs under mu.
 func (e *Engine) drain(b *batch) {
+	e.lookAtLease(b)
 	for {
 		e.inMu.Lock()
 		list := e.inbox
@@ -328,7 +410,12 @@ func (e *Engine) collect(f *replica.Effect, b *batch) {
 	case replica.EfRelease:
 		b.releases = append(b.releases, uint32(f.Tag))
 	case replica.EfDisk:
-		b.jobs = append(b.jobs, job{kind: jobDisk, tag: f.Tag, op: f.Op, off: f.Off, n: f.Len, fua: f.FUA, noUnmap: f.NoUnmap})
+		j := job{kind: jobDisk, tag: f.Tag, op: f.Op, off: f.Off, n: f.Len, fua: f.FUA, noUnmap: f.NoUnmap}
+		if b.frozen && f.Op != proto.OpFlush {
+			e.heldJobs = append(e.heldJobs, j)
+		} else {
+			b.jobs = append(b.jobs, j)
+		}
 	case replica.EfDigest:
 		b.jobs = append(b.jobs, job{kind: jobDigest, tag: f.Tag, off: f.Off, n: f.Len, key: f.Key})
 	case replica.EfMeta:
@@ -346,7 +433,7 @@ func (e *Engine) collect(f *replica.Effect, b *batch) {
 		r := f.Report
 		b.calls = append(b.calls, func() { e.cfg.Report(r) })
 	case replica.EfStopped:
-		b.calls = append(b.calls, func() { close(e.stopped) })
+		b.calls = append(b.calls, func() { e.stop.Do(func() { close(e.stopped) }) }) // an eager operator may have asked twice
 	default:
 		panic("engine: unknown effect")
 	}
@@ -376,9 +463,22 @@ func (e *Engine) send(f *replica.Effect, b *batch) {
 	if f.Head.Type == wire.TypeRead {
 		e.table.entries[uint32(f.Head.Seq)].readSeq.Store(f.Head.Seq)
 	}
-	err := e.link.Send(kind, &f.Head, payload, uint32(f.Tag))
-	if err != nil && f.Payload && int(f.Tag) < e.table.app {
-		b.releases = append(b.releases, uint32(f.Tag))
+	counted := f.Payload && int(f.Tag) < e.table.app
+	if kind == peer.Data && (b.frozen || len(e.heldFrames) > 0) {
+		e.heldFrames = append(e.heldFrames, heldFrame{head: f.Head, payload: payload, tag: uint32(f.Tag), counted: counted})
+		return
+	}
+	e.queueFrame(b, kind, &f.Head, payload, uint32(f.Tag), counted)
+}
+
+// queueFrame hands a frame to the link; counted is whether the frame has a reference to tag, which Sent would give back.
+func (e *Engine) queueFrame(b *batch, kind peer.Kind, h *wire.Header, payload []byte, tag uint32, counted bool) {
+	if h.Type == wire.TypeWrite && int(tag) < e.table.app {
+		e.table.entries[tag].sent.Store(int64(e.now()))
+	}
+	err := e.link.Send(kind, h, payload, tag)
+	if err != nil && counted {
+		b.releases = append(b.releases, tag)
 	}
 	b.link, b.flush[kind-1] = e.link, true
 }

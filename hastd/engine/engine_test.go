@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,6 +34,8 @@ type side struct {
 	ended  chan error
 	mu     sync.Mutex
 	log    []string
+
+	expired atomic.Bool // the lease
 }
 
 const testSize = 64 << 20
@@ -86,7 +89,7 @@ func (s *side) open(primary bool) {
 		Settings: replica.Settings{Mode: proto.ModeFullsync, IdleClean: 10 * replica.Second},
 		Super:    m.Super, SuperSlot: m.Slot, Dirty: m.Dirty, Never: m.Never, Active: m.Active, AllActive: m.AllActive, MapSeq: m.MapSeq}
 	cfg := Config{Primary: primary, Disk: s.disk, Arena: arena,
-		Connect: func(string) { s.wants <- struct{}{} },
+		Connect: func(string) { s.wants <- struct{}{} }, Lease: func() bool { return !s.expired.Load() },
 		Report: func(r replica.Report) {
 			s.mu.Lock()
 			s.log = append(s.log, fmt.Sprintf("%s %s: %s", s.name, r.Kind, r.Text))
@@ -345,14 +348,8 @@ func TestManyWritersAndLostLinks(t *testing.T) {
 func TestLeaseHoldsAnswersAndRequests(t *testing.T) {
 	a, b := newSide(t, "a", true), newSide(t, "b", false)
 	connect(t, a, b, false)
-	var mu sync.Mutex
-	good := true
-	a.eng.cfg.Lease = func() bool { mu.Lock(); defer mu.Unlock(); return good }
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go a.eng.watchLease(ctx)
 	c := &client{a.eng, make(chan *device.Request, 16)}
-	set := func(v bool) { mu.Lock(); good = v; mu.Unlock() }
+	set := func(v bool) { a.expired.Store(!v) }
 	set(false)
 	c.submit(proto.OpWrite, 0, make([]byte, 4096), 4096)
 	select {

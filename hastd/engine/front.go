@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"time"
 
 	"hast/hastd/device"
@@ -76,47 +75,3 @@ func (e *Engine) answer(list []*device.Request) {
 		list = list[k:]
 	}
 }
-
-// leaseHolds looks at the lease and remembers that it ran out.
-func (e *Engine) leaseHolds() bool {
-	if e.cfg.Lease == nil {
-		return true
-	}
-	if !e.cfg.Lease() {
-		e.leased.Store(false)
-	}
-	return e.leased.Load()
-}
-
-// leasePoll is how often an expired lease is looked at again: half of what anybody would notice.
-const leasePoll = 20 * time.Millisecond
-
-// watchLease lets I/O go on when the lease is good again.
-func (e *Engine) watchLease(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-e.stopped:
-			return
-		case <-time.After(leasePoll):
-		}
-		if e.leased.Load() || !e.cfg.Lease() {
-			continue
-		}
-		e.heldMu.Lock()
-		e.leased.Store(true)
-		in, out := e.held, e.heldAn
-		e.held, e.heldAn = nil, nil
-		e.heldMu.Unlock()
-		if len(out) > 0 {
-			e.answer(out)
-		}
-		if len(in) > 0 {
-			e.Submit(in)
-		}
-	}
-}
-
-// Leased reports whether I/O goes on, for status.
-func (e *Engine) Leased() bool { return e.leased.Load() }

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"time"
+
 	"hast/hastd/peer"
 	"hast/hastd/replica"
 	"hast/proto"
@@ -51,6 +53,7 @@ func (h *handler) Frame(k peer.Kind, f *wire.Header, payload []byte) {
 	}
 	ev := replica.Event{Kind: replica.EvFrame, Conn: h.conn, Head: *f}
 	if f.Type >= wire.TypeAck {
+		e.answered(f)
 		e.post(ev)
 		return
 	}
@@ -81,6 +84,15 @@ func (h *handler) Frame(k peer.Kind, f *wire.Header, payload []byte) {
 		ev.Tag = replica.Tag(en.req.Tag)
 	}
 	e.post(ev)
+}
+
+// answered feeds the histogram of the peer's answers: of a WRITE the first one, which in memsync says received.
+func (e *Engine) answered(f *wire.Header) {
+	if tag := uint32(f.Seq); f.Type == wire.TypeAck && int(tag) < e.table.app {
+		if t := e.table.entries[tag].sent.Swap(0); t != 0 {
+			e.remote.Add(time.Duration(int64(e.now()) - t))
+		}
+	}
 }
 
 // take gets an entry; before it waits for one, what has arrived is worked on, for that is what frees entries.

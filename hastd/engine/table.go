@@ -25,6 +25,16 @@ type entry struct {
 	// readSeq is the Seq of a READ whose DATA may be put into buf; 0: none. Set under the engine's lock, read by the link's receiver.
 	readSeq atomic.Uint64
 	began   int64
+	disk    diskIO       // what the kernel's queue has of it
+	sent    atomic.Int64 // when its WRITE was queued on the link; 0: it was answered
+}
+
+// diskIO is a read or write in the kernel's queue.
+type diskIO struct {
+	op  proto.Op
+	fua bool
+	off proto.Offset
+	n   proto.Length
 }
 
 // table is the request table and its free list.
@@ -117,6 +127,7 @@ func (t *table) drop(i uint32) {
 	b := e.buf
 	e.buf, e.req.Buf, e.req.Owner = nil, nil, nil
 	e.readSeq.Store(0)
+	e.sent.Store(0)
 	t.mu.Lock()
 	if b != nil {
 		t.arena.Put(b)

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hast/extent"
+	"hast/hastd/store/aio"
 	"hast/proto"
 )
 
@@ -47,6 +48,26 @@ func (d *Disk) Size() proto.Offset { return d.size }
 
 // FD is the descriptor of the data area, which begins at 0.
 func (d *Disk) FD() int { return int(d.data.Fd()) }
+
+// Queue sets up asynchronous reads and writes of the data area, depth at a time; with an error there are none.
+func (d *Disk) Queue(depth int) (*aio.Context, error) { return aio.New(d.FD(), depth) }
+
+// Outcome says what became of a read or write of n bytes that came out of a Queue with res. again means that it is not
+// done and has to be done by Read or Write: the kernel would have had to wait, did a part of it, or wants other pieces.
+func Outcome(res int64, n proto.Length) (e proto.Errno, again bool) {
+	switch {
+	case res == int64(n):
+		return proto.OK, false
+	case res >= 0:
+		return proto.OK, true
+	}
+	switch err := unix.Errno(-res); err {
+	case unix.EAGAIN, unix.EINVAL, unix.EOPNOTSUPP, unix.EINTR:
+		return proto.OK, true
+	default:
+		return errno(err), false
+	}
+}
 
 // Read fills b from off.
 func (d *Disk) Read(b []byte, off proto.Offset) proto.Errno {

@@ -24,7 +24,7 @@ var house = map[string][]string{
 	"hastd/hold":    {"proto", "hastd/hold/..."},
 	"hastd/config":  {"proto", "extent"},
 	"hastd/control": {"proto", "proto/ctl"},
-	"hastd/engine":  {"proto/...", "extent", "hastd/role", "hastd/replica", "hastd/store", "hastd/peer", "hastd/device/..."},
+	"hastd/engine":  {"proto/...", "extent", "hastd/role", "hastd/replica", "hastd/store/...", "hastd/peer", "hastd/device/..."},
 	"hastd/worker":  {"proto/...", "extent", "hastd/engine", "hastd/replica", "hastd/store", "hastd/peer/...", "hastd/device/...", "hastd/hold/...", "hastd/worker/..."},
 	"hastd/sandbox": {"proto"},
 	"hooks":         {"proto/...", "hooks/..."},
