@@ -14,11 +14,11 @@ type flush struct {
 	acked       bool
 	received    bool
 	retire      bool // covers the closing set
-	forGen      bool // a new generation's: see genHold
+	forGen      bool // precedes a new generation: see ensureGen
 	local, peer part
 	errno       proto.Errno
 	seq         uint64
-	gen         uint64
+	gen         bool // to be acknowledged without the peer only in a generation without it
 	apps        tagQueue
 }
 
@@ -70,8 +70,8 @@ func (m *Primary) startFlush(i int) {
 	}
 	if m.established {
 		m.sendFlush(i)
-	} else if f.apps.len() > 0 && (m.dirty.Count() > 0 || m.unsure) {
-		f.gen = m.ensureGen()
+	} else if f.gen = f.apps.len() > 0 && m.apart(); f.gen {
+		m.ensureGen()
 	}
 	f.forGen = m.genHold
 	if m.local {
@@ -114,11 +114,14 @@ func (m *Primary) flushedLocal(i int, errno proto.Errno) {
 		f.local = partFailed
 	}
 	if f.forGen && m.genHold {
-		m.genHold = false
-		defer m.drainGen()
+		f.forGen = false
+		m.genFlushed()
 	}
 	m.settleFlush(i)
 }
+
+// apart reports whether the peer may lack something that is stable here.
+func (m *Primary) apart() bool { return m.dirty.Count() > 0 || m.unsure }
 
 // failFlush records that blocks which were acknowledged may be gone, when there
 // is no peer that has them (rule 11): every block since the last good flush is marked, and the word stays on disk.
@@ -212,7 +215,7 @@ func (m *Primary) flushAckable(i int, f *flush) bool {
 	if m.frozen&(visible|frStart) != 0 {
 		return false
 	}
-	if m.stable >= f.gen && (!m.genHold || f.forGen) {
+	if !f.gen || m.absentGen() {
 		return true
 	}
 	if m.metaFail {

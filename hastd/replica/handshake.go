@@ -37,14 +37,13 @@ func (c *core) helloNow(r proto.Role, served bool) hello {
 			Marks: c.dirty.Count() > 0, Blank: c.sb.Current.IsZero(),
 			Crashed: c.crashed, Rebooted: c.rebooted, Intact: c.intact, Served: served,
 			Mode: c.crashMode(), DataSize: c.geo.DataSize, ExtentSize: c.geo.ExtentSize, Logical: c.geo.Logical,
-			Forced: c.sb.Forced != 0,
+			Forced: c.sb.Forced != 0, FlushFailed: c.sb.Flags&extent.FlagFlushFailed != 0,
 		},
 		GenSince: c.sb.GenSince, GenNode: c.sb.GenNode,
 		Dirty: uint64(c.dirty.Count()) * proto.BlockSize,
 		Hot:   c.sb.HotExtents,
 
-		Boot:        c.cfg.BootID,
-		FlushFailed: c.sb.Flags&extent.FlagFlushFailed != 0,
+		Boot: c.cfg.BootID,
 	}
 }
 

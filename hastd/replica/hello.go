@@ -16,11 +16,9 @@ type hello struct {
 	role.Side
 	GenSince int64
 	GenNode  proto.Node
-	Dirty    uint64 // bytes
-	// FlushFailed: what this disk returns is no proof of what it keeps (rule 11), so equal digests prove nothing.
-	FlushFailed bool
-	Boot        proto.ID // of the running kernel: another one means that the disk's cache may be gone
-	Hot         uint32
+	Dirty    uint64   // bytes
+	Boot     proto.ID // of the running kernel: another one means that the disk's cache may be gone
+	Hot      uint32
 }
 
 // helloVersion is the version of all bodies; an unknown one is refused.

@@ -349,11 +349,11 @@ func TestHelloRoundTrip(t *testing.T) {
 				Data:  proto.DataState(rapid.ByteRange(1, 4).Draw(t, "data")),
 				Epoch: drawEpoch(t), SyncID: drawID(t, "session"), SyncRole: rapid.ByteRange(0, 2).Draw(t, "part"),
 				Marks: yes("marks"), Blank: yes("blank"), Crashed: yes("crashed"), Rebooted: yes("rebooted"), Intact: yes("intact"),
-				Served: yes("served"), Forced: yes("forced"), Mode: drawMode(t),
+				Served: yes("served"), Forced: yes("forced"), FlushFailed: yes("flush failed"), Mode: drawMode(t),
 				DataSize: proto.Offset(rapid.Uint64().Draw(t, "size")), ExtentSize: rapid.Uint32().Draw(t, "extent"), Logical: rapid.Uint32().Draw(t, "logical"),
 			},
 			GenSince: rapid.Int64().Draw(t, "since"), GenNode: drawNode(t, "by"), Dirty: rapid.Uint64().Draw(t, "dirty"),
-			FlushFailed: yes("flush failed"), Boot: drawID(t, "boot"), Hot: rapid.Uint32().Draw(t, "hot"),
+			Boot: drawID(t, "boot"), Hot: rapid.Uint32().Draw(t, "hot"),
 		}
 		if got, err := decodeHello(h.encode(nil)); err != nil || got != h {
 			t.Fatalf("%+v, %v", got, err)

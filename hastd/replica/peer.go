@@ -99,7 +99,7 @@ func (m *Primary) judge() {
 // differs was never acknowledged. Its blocks may be brought to our state in any order: writes that were under way
 // together have none among themselves.
 func (m *Primary) peerIsWhole() bool {
-	return m.verdict.mine.Action == role.Source && m.peer.Intact && !m.peer.Marks && !m.peer.Crashed &&
+	return m.verdict.mine.Action == role.Source && m.peer.Intact && !m.peer.Marks && !m.peer.Crashed && !m.peer.FlushFailed &&
 		m.peer.Current == m.sb.Current && m.laxest() != proto.ModeAsync
 }
 
@@ -346,7 +346,6 @@ func (m *Primary) afterPolicy() {
 	if m.ahead && (m.frozen&visible == 0 || !m.local) {
 		// Without a local copy to go on with, this makes the next handshake refuse: acknowledged writes are on neither
 		// copy for certain, so a person has to choose.
-		m.ahead = false
 		m.ensureGen()
 	}
 	for i := range m.reqs[:m.cfg.AppTags] {
@@ -355,7 +354,7 @@ func (m *Primary) afterPolicy() {
 			continue
 		}
 		if !r.replied && r.errno == proto.OK && m.frozen&visible == 0 {
-			r.gen = m.ensureGen()
+			m.ensureGen()
 		}
 		m.settle(Tag(i))
 	}
@@ -364,8 +363,11 @@ func (m *Primary) afterPolicy() {
 		if !f.active || f.peer == partPending {
 			continue
 		}
-		if !f.acked && f.apps.len() > 0 && m.frozen&visible == 0 && (m.dirty.Count() > 0 || m.unsure) {
-			f.gen = m.ensureGen()
+		if !f.acked && f.apps.len() > 0 && m.apart() {
+			f.gen = true
+			if m.frozen&visible == 0 {
+				m.ensureGen()
+			}
 		}
 		m.settleFlush(i)
 	}

@@ -35,24 +35,22 @@ type Primary struct {
 	retiring   bool
 	wantFlush  bool
 
-	frozen  freeze
-	frozenQ tagQueue
-	mapQ    tagQueue // pinned, waiting for the activity map
-	roomQ   tagQueue // waiting for room in the activity map
-	genQ    tagQueue // waiting for a generation to be stable
-	granted []uint32
-	victims []extent.Extent
-	appBusy int
-	lastApp Time
-	maxSpan int
-	seq     uint64
-	ackMode proto.Mode // by which requests are acknowledged; modeVer has to be stable before it follows the settings
-	modeVer uint64
-	ahead   bool // writes were acknowledged that the lost peer may lack, and no generation says so yet
-	unsure  bool // no handshake yet in this worker's life: what the peer has not flushed is unknown
-	// genHold: a generation without the peer counts only once our disk was flushed after the loss. What both copies had
-	// taken, unflushed, would otherwise be gone with the next loss of power here, and the peer that has it disqualified.
-	genHold  bool
+	frozen   freeze
+	frozenQ  tagQueue
+	mapQ     tagQueue // pinned, waiting for the activity map
+	roomQ    tagQueue // waiting for room in the activity map
+	genQ     tagQueue // waiting for a generation to be stable
+	granted  []uint32
+	victims  []extent.Extent
+	appBusy  int
+	lastApp  Time
+	maxSpan  int
+	seq      uint64
+	ackMode  proto.Mode // by which requests are acknowledged; modeVer has to be stable before it follows the settings
+	modeVer  uint64
+	ahead    bool   // writes were acknowledged that the lost peer may lack, and no generation says so yet
+	unsure   bool   // no handshake yet in this worker's life: what the peer has not flushed is unknown
+	genHold  bool   // a generation without the peer waits for a flush: see ensureGen
 	genVer   uint64 // superblock version of the generation in force
 	served   bool
 	serveVer uint64

@@ -484,6 +484,7 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 			m.cnt.LocalFlushErrors++
 			m.sb.Flags |= extent.FlagFlushFailed
 			m.touch()
+			m.step, m.verdict = hsNone, verdictState{} // no service on this connection
 			m.hangUp("the secondary's disk can't flush: %s", errno)
 			return
 		}

@@ -51,7 +51,6 @@ type req struct {
 	ext            extent.Extent
 	exts           int
 	wait           uint64 // activity map commit
-	gen            uint64 // superblock version that has to be stable before the acknowledgement
 	seq            uint64
 	mask           uint64 // sync: blocks still to move
 	subOff         proto.Offset
@@ -252,7 +251,7 @@ func (m *Primary) issue(t Tag) {
 		m.sendWrite(t)
 	} else {
 		m.markReq(r)
-		r.gen = m.ensureGen()
+		m.ensureGen()
 	}
 	if m.local && !m.partialStale(r) {
 		r.local = partPending
@@ -362,30 +361,55 @@ func (m *Primary) staleIn(first, n extent.Block) bool {
 	return false
 }
 
-// ensureGen returns the superblock version that has to be stable before
-// anything is acknowledged without the peer (rule 6). It begins a generation if the peer may still believe to have the newest.
-func (m *Primary) ensureGen() uint64 {
-	if m.established {
-		return 0
+// ensureGen sees to it that a generation begins if the peer may still believe to have the newest (rule 6).
+// What both copies had taken, unflushed, would be gone with the next loss of power here, and the peer that has it
+// disqualified: so our disk is flushed first, and a generation begins only if that succeeds.
+func (m *Primary) ensureGen() {
+	if m.established || m.genHold || m.genBegun() {
+		return
 	}
-	if m.sb.Current.IsZero() || m.sb.Flags&extent.FlagConnected != 0 {
-		old := m.sb.Current
-		m.touched()
-		m.pushHistory(old)
-		if !old.IsZero() {
-			m.sb.Base = old
-		}
-		m.sb.Current = m.newID()
-		if m.sb.Resource.IsZero() {
-			m.sb.Resource = m.newID()
-		}
-		m.sb.GenSince, m.sb.GenNode = m.wall, m.cfg.Node
-		m.sb.Flags &^= extent.FlagConnected
-		m.genVer = m.touch()
-		m.genHold = m.local && !old.IsZero() && !m.metaFail
-		m.report(ReportGeneration, 0, "generation %s begins without the peer, after %s", m.sb.Current.Short(), old.Short())
+	if m.genHold = m.local && !m.sb.Current.IsZero() && !m.metaFail; !m.genHold {
+		m.beginGen()
 	}
-	return m.genVer
+}
+
+// genBegun reports whether this copy is of a generation that the peer's is not known to have.
+func (m *Primary) genBegun() bool {
+	return !m.sb.Current.IsZero() && m.sb.Flags&extent.FlagConnected == 0
+}
+
+// genFlushed follows the flush before a generation.
+func (m *Primary) genFlushed() {
+	m.genHold = false
+	// The peer may be back, or about to take over what waits; then nothing is acknowledged without it.
+	if !m.established && !m.flushFailed && m.frozen&frStart == 0 {
+		m.beginGen()
+	}
+	m.drainGen()
+}
+
+func (m *Primary) beginGen() {
+	old := m.sb.Current
+	m.ahead = false
+	m.touched()
+	m.pushHistory(old)
+	if !old.IsZero() {
+		m.sb.Base = old
+	}
+	m.sb.Current = m.newID()
+	if m.sb.Resource.IsZero() {
+		m.sb.Resource = m.newID()
+	}
+	m.sb.GenSince, m.sb.GenNode = m.wall, m.cfg.Node
+	m.sb.Flags &^= extent.FlagConnected
+	m.genVer = m.touch()
+	m.report(ReportGeneration, 0, "generation %s begins without the peer, after %s", m.sb.Current.Short(), old.Short())
+}
+
+// absentGen reports whether the generation is stable that disqualifies the peer's copy.
+func (m *Primary) absentGen() bool {
+	m.ensureGen()
+	return m.genBegun() && m.stable >= m.genVer
 }
 
 // 5 settle
@@ -433,7 +457,7 @@ func (m *Primary) absentOK(t Tag, r *req) bool {
 	if m.frozen&visible != 0 || m.frozen&frStart != 0 {
 		return false
 	}
-	if m.stable >= r.gen && !m.genHold {
+	if m.absentGen() {
 		return true
 	}
 	if m.metaFail {
@@ -464,7 +488,7 @@ func (m *Primary) finish(t Tag) {
 	if r.errno == proto.OK && r.off+proto.Offset(r.n) < r.end {
 		m.unlock(t)
 		r.off += proto.Offset(r.n)
-		r.local, r.peer, r.replied, r.gen, r.exts = partNone, partNone, false, 0, 0
+		r.local, r.peer, r.replied, r.exts = partNone, partNone, false, 0
 		if m.frozen != 0 {
 			r.n = proto.Length(r.end - r.off)
 			r.state = stFrozen

@@ -114,6 +114,16 @@ func equal(mine, theirs *Side) Verdict {
 
 // sourceOfEqual picks the copy that has every acknowledged write. It is antisymmetric.
 func sourceOfEqual(mine, theirs *Side) bool {
+	// A copy that failed a flush may lack what it took last; the other one has all of it, unless it was async's lag.
+	if mine.FlushFailed != theirs.FlushFailed {
+		failed := mine
+		if theirs.FlushFailed {
+			failed = theirs
+		}
+		if failed.Mode != proto.ModeAsync {
+			return failed == theirs
+		}
+	}
 	// A primary that has served is what its users have seen.
 	if m, t := serving(mine), serving(theirs); m != t {
 		return m

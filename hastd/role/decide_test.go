@@ -69,6 +69,8 @@ var crashes = []variant{
 	func(s *Side) { s.Crashed, s.Rebooted = true, true },
 	func(s *Side) { s.Crashed, s.Rebooted, s.Mode = true, true, proto.ModeAsync },
 	func(s *Side) { s.Intact = true },
+	func(s *Side) { s.FlushFailed = true },
+	func(s *Side) { s.FlushFailed, s.Crashed, s.Mode = true, true, proto.ModeAsync },
 }
 
 var sessions = []variant{
@@ -169,7 +171,7 @@ func checkSync(source, target *Side, full bool) error {
 		return fmt.Errorf("only marks are sent, which began elsewhere")
 	case target.Blank && !full && !resumed:
 		return fmt.Errorf("a blank copy gets marks only")
-	case source.Current == target.Current && !target.Blank && target.Role == proto.RolePrimary && target.Served && target.Data != proto.DataInconsistent:
+	case source.Current == target.Current && !target.Blank && target.Role == proto.RolePrimary && target.Served && target.Data != proto.DataInconsistent && !target.FlushFailed:
 		return fmt.Errorf("equal generations: what the users saw is overwritten")
 	}
 	return nil

@@ -24,7 +24,9 @@ type Side struct {
 	Intact   bool     // in sync when the previous connection ended, no restart of the worker since: has applied all that was acknowledged as received
 	Served   bool     // primary: has served application I/O in this term
 	Forced   bool     // promoted with --force once
-	Mode     proto.Mode
+	// FlushFailed: what this copy's disk returns is no proof of what it keeps, nor that it has what it took (rule 11).
+	FlushFailed bool
+	Mode        proto.Mode // the laxest in which it may have acknowledged what the other lacks
 
 	DataSize   proto.Offset
 	ExtentSize uint32

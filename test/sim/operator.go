@@ -118,7 +118,7 @@ func (w *world) powerOff(n *node) {
 	n.lastLoss = w.now
 	if primary {
 		sp := w.super(p.id)
-		if w.lags() || !p.alive || !p.intact || sp.Data != proto.DataUpToDate || !o.holds(p) || w.split {
+		if w.lags() || !p.alive || !p.intact || sp.Data != proto.DataUpToDate || !o.holds(p) || w.split || w.disqualified(p, n) {
 			o.dropVolatile()
 		} else {
 			n.lostVolatile = true
