@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	for _, p := range []string{"hastd", "hastctl"} {
-		c := exec.Command("go", "build", "-o", filepath.Join(dir, p), "hast/cmd/"+p)
+	for _, p := range []string{"cmd/hastd", "cmd/hastctl", "test/faultdisk"} {
+		c := exec.Command("go", "build", "-o", filepath.Join(dir, filepath.Base(p)), "hast/"+p)
 		c.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := c.CombinedOutput(); err != nil {
 			fmt.Printf("building %s: %v\n%s", p, err, out)
@@ -102,8 +102,20 @@ type resource struct {
 	Worker   int    `json:"worker_pid"`
 	Current  string `json:"generation_current"`
 	Size     int64  `json:"data_size_bytes"`
-	Counters struct {
-		SyncBytes uint64 `json:"sync_bytes"`
+	Stale    bool   `json:"stale"`
+	// LocalLost: the own copy is out. The errors say why a copy is.
+	LocalLost  bool   `json:"local_lost"`
+	LocalError string `json:"local_error"`
+	PeerError  string `json:"peer_error"`
+	Counters   struct {
+		SyncBytes         uint64 `json:"sync_bytes"`
+		LocalReadErrors   uint64 `json:"local_read_errors"`
+		LocalWriteErrors  uint64 `json:"local_write_errors"`
+		LocalFlushErrors  uint64 `json:"local_flush_errors"`
+		RemoteWriteErrors uint64 `json:"remote_write_errors"`
+		RemoteFlushErrors uint64 `json:"remote_flush_errors"`
+		RemoteReads       uint64 `json:"remote_reads"`
+		ReadRepairs       uint64 `json:"read_repairs"`
 	} `json:"counters"`
 }
 

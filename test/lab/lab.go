@@ -28,6 +28,7 @@ type Node struct {
 	Addr  string // on the link between the nodes
 	Dir   string // its disk and logs
 	Disk  string // the backing file of resource data
+	local string // what hastd is told to use: Disk, or a faulty disk over it
 	lab   *Lab
 	init  *exec.Cmd // keeps the namespaces
 	hastd *exec.Cmd
@@ -41,6 +42,8 @@ type Options struct {
 	// Extra is added at the top of hast.toml, Resource to the resource's section.
 	Extra    string
 	Resource string
+	// Faulty puts a disk that fails on command between hastd and each node's file (Node.Fault); Bin has to have faultdisk then.
+	Faulty bool
 }
 
 // Missing says what this machine lacks, or "".
@@ -126,6 +129,10 @@ ip link set lo up; echo ready; exec sleep infinity`, n.Name)
 	if k, err := out.Read(b); err != nil || !strings.HasPrefix(string(b[:k]), "ready") {
 		return fmt.Errorf("namespaces of %s: %q, %v", n.Name, b[:k], err)
 	}
+	n.local = n.Disk
+	if o.Faulty {
+		return n.faulty()
+	}
 	return nil
 }
 
@@ -169,7 +176,7 @@ address = "%s"
 local = "%s"
 [resource.data.on.hb2]
 local = "%s"
-`, o.Extra, l.A.Addr, l.B.Addr, o.Resource, l.A.Disk, l.B.Disk)
+`, o.Extra, l.A.Addr, l.B.Addr, o.Resource, l.A.local, l.B.local)
 	if err := os.WriteFile(filepath.Join(l.Dir, "hast.toml"), []byte(text), 0o644); err != nil {
 		return err
 	}
@@ -323,6 +330,9 @@ func (n *Node) Die() {
 	}
 	n.clean()
 }
+
+// Clean takes away what killed processes left: mounts and devices. Before a new start it is what a reboot would do.
+func (n *Node) Clean() { n.clean() }
 
 // clean detaches what a dead node left in its mount namespace. Loop devices are the machine's, so it takes
 // only those that this node's own links lead to; they go when the last mount of theirs has gone.
