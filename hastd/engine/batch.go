@@ -18,7 +18,7 @@ import (
 
 // batch is what a run of steps asks to be done without the lock.
 type batch struct {
-	frozen   bool // the lease does not hold
+	lease    leaseState
 	link     *peer.Link
 	flush    [2]bool
 	replies  []*device.Request

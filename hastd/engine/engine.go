@@ -365,7 +365,7 @@ func (e *Engine) stepNow(ev *replica.Event) {
 
 // drain runs under mu.
 func (e *Engine) drain(b *batch) {
-	e.lookAtLease(b)
+	e.resume(b)
 	for {
 		e.inMu.Lock()
 		list := e.inbox
@@ -411,7 +411,7 @@ func (e *Engine) collect(f *replica.Effect, b *batch) {
 		b.releases = append(b.releases, uint32(f.Tag))
 	case replica.EfDisk:
 		j := job{kind: jobDisk, tag: f.Tag, op: f.Op, off: f.Off, n: f.Len, fua: f.FUA, noUnmap: f.NoUnmap}
-		if b.frozen && f.Op != proto.OpFlush {
+		if f.Op != proto.OpFlush && e.frozen(b) {
 			e.heldJobs = append(e.heldJobs, j)
 		} else {
 			b.jobs = append(b.jobs, j)
@@ -464,7 +464,7 @@ func (e *Engine) send(f *replica.Effect, b *batch) {
 		e.table.entries[uint32(f.Head.Seq)].readSeq.Store(f.Head.Seq)
 	}
 	counted := f.Payload && int(f.Tag) < e.table.app
-	if kind == peer.Data && (b.frozen || len(e.heldFrames) > 0) {
+	if kind == peer.Data && (e.frozen(b) || len(e.heldFrames) > 0) {
 		e.heldFrames = append(e.heldFrames, heldFrame{head: f.Head, payload: payload, tag: uint32(f.Tag), counted: counted})
 		return
 	}

@@ -35,7 +35,18 @@ type side struct {
 	mu     sync.Mutex
 	log    []string
 
-	expired atomic.Bool // the lease
+	expired atomic.Bool  // the lease
+	uses    atomic.Int64 // if not 0: after so many looks at it, it is expired
+}
+
+func (s *side) lease() bool {
+	if s.uses.Load() > 0 {
+		if s.uses.Add(-1) == 0 {
+			s.expired.Store(true)
+		}
+		return true
+	}
+	return !s.expired.Load()
 }
 
 const testSize = 64 << 20
@@ -89,7 +100,7 @@ func (s *side) open(primary bool) {
 		Settings: replica.Settings{Mode: proto.ModeFullsync, IdleClean: 10 * replica.Second},
 		Super:    m.Super, SuperSlot: m.Slot, Dirty: m.Dirty, Never: m.Never, Active: m.Active, AllActive: m.AllActive, MapSeq: m.MapSeq}
 	cfg := Config{Primary: primary, Disk: s.disk, Arena: arena,
-		Connect: func(string) { s.wants <- struct{}{} }, Lease: func() bool { return !s.expired.Load() },
+		Connect: func(string) { s.wants <- struct{}{} }, Lease: s.lease,
 		Report: func(r replica.Report) {
 			s.mu.Lock()
 			s.log = append(s.log, fmt.Sprintf("%s %s: %s", s.name, r.Kind, r.Text))

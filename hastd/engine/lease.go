@@ -17,7 +17,7 @@ import (
 //	the wire  nothing is queued on the data connection: it waits in heldFrames, in order, so that a flush stays behind its writes
 //	answers   are kept (answer)
 //
-// The lease is looked at once for each run of the machine, before it; what the run asks for is started right after it. So
+// The lease is looked at once for each run of the machine, in it; what the run asks for is started right after it. So
 // an operation can start later than the lease by one run, some microseconds, or by as long as the process is stopped
 // there: a paused kernel or process is fencing's business (rules 9 and 12), for between looking and doing there is always a moment.
 //
@@ -25,6 +25,15 @@ import (
 // the peer in what state this node is. A secondary has no lease to lose: whose writes it takes is decided by epochs (rule 5).
 //
 // An orderly end waits for what is held, as for any frozen request; Run's context ends it at once.
+
+// leaseState is what a batch knows of the lease.
+type leaseState uint8
+
+const (
+	leaseUnknown leaseState = iota
+	leaseGood
+	leaseGone
+)
 
 // heldFrame is a frame of the data connection that waits for the lease.
 type heldFrame struct {
@@ -34,10 +43,20 @@ type heldFrame struct {
 	counted bool
 }
 
-// lookAtLease notes in b whether the lease holds, and lets go what has waited for it. It runs under mu.
-func (e *Engine) lookAtLease(b *batch) {
-	b.frozen = e.cfg.Primary && !e.leaseHolds()
-	if b.frozen || e.ended || len(e.heldJobs)+len(e.heldFrames) == 0 {
+// frozen reports whether what the steps of b ask for has to wait for the lease. It runs under mu and looks once for each b.
+func (e *Engine) frozen(b *batch) bool {
+	if b.lease == leaseUnknown {
+		b.lease = leaseGood
+		if e.cfg.Primary && !e.leaseHolds() {
+			b.lease = leaseGone
+		}
+	}
+	return b.lease == leaseGone
+}
+
+// resume lets go what has waited for the lease, if it is good again. It runs under mu.
+func (e *Engine) resume(b *batch) {
+	if e.ended || len(e.heldJobs)+len(e.heldFrames) == 0 || e.frozen(b) {
 		return
 	}
 	b.jobs = append(b.jobs, e.heldJobs...)
@@ -88,7 +107,7 @@ func (e *Engine) watchLease(ctx context.Context) {
 		if len(in) > 0 {
 			e.Submit(in)
 		}
-		e.stepNow(&replica.Event{Kind: replica.EvTick, Wall: time.Now().Unix()}) // lookAtLease lets go what is held
+		e.stepNow(&replica.Event{Kind: replica.EvTick, Wall: time.Now().Unix()}) // resume lets go what is held
 	}
 }
 

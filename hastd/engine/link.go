@@ -14,7 +14,7 @@ import (
 type handler struct {
 	e     *Engine
 	conn  replica.Conn
-	taken [2]*entry // a secondary's entry for the frame whose payload is being read
+	taken [2]*entry // the entry whose buffer a frame's payload is being read into, with a reference of ours
 }
 
 // Buffer implements peer.Handler: where a frame's payload goes.
@@ -23,12 +23,17 @@ func (h *handler) Buffer(k peer.Kind, f *wire.Header) []byte {
 	if e.cfg.Primary {
 		// DATA answers a READ of ours; its buffer has waited for it.
 		tag := uint32(f.Seq)
-		if f.Type != wire.TypeData || int(tag) >= len(e.table.entries) {
+		if k != peer.Data || f.Type != wire.TypeData || int(tag) >= len(e.table.entries) {
 			return nil
 		}
 		en := &e.table.entries[tag]
-		if en.readSeq.Load() != f.Seq || int(f.Length) > len(en.buf) {
+		// The reference keeps the buffer while it is filled, should the machine be done with the request first.
+		if !e.table.hold(tag) {
 			return nil
+		}
+		h.taken[k-1] = en
+		if en.readSeq.Load() != f.Seq || int(f.Length) > len(en.buf) { // looked at with the reference: it is this request's
+			return nil // end gives the reference back
 		}
 		return en.buf
 	}
@@ -60,7 +65,9 @@ func (h *handler) Frame(k peer.Kind, f *wire.Header, payload []byte) {
 	switch {
 	case e.cfg.Primary:
 		tag := uint32(f.Seq)
-		if f.Type != wire.TypeData || int(tag) >= len(e.table.entries) || e.table.entries[tag].readSeq.Swap(0) != f.Seq {
+		asked := k == peer.Data && f.Type == wire.TypeData && int(tag) < len(e.table.entries) && e.table.entries[tag].readSeq.Swap(0) == f.Seq
+		h.give(k) // the buffer is full; if the machine has given the request up, it knows by Seq
+		if !asked {
 			e.breakOff(h.conn)
 			return
 		}
@@ -114,13 +121,17 @@ func (h *handler) Sent(_ peer.Kind, tags []uint32) {
 	}
 }
 
-// end gives back what a broken link left half read.
+// end gives back what a broken link left half read. The link's goroutines have ended.
 func (h *handler) end() {
-	for i, en := range h.taken {
-		if en != nil {
-			h.taken[i] = nil
-			h.e.table.drop(en.req.Tag)
-		}
+	h.give(peer.Data)
+	h.give(peer.Control)
+}
+
+// give gives connection k's reference back.
+func (h *handler) give(k peer.Kind) {
+	if en := h.taken[k-1]; en != nil {
+		h.taken[k-1] = nil
+		h.e.table.drop(en.req.Tag)
 	}
 }
 

@@ -45,7 +45,8 @@ type table struct {
 	mu      sync.Mutex
 	cond    *sync.Cond
 	free    []uint32
-	waiting int
+	next    uint64 // the number that the next one who waits will get
+	serving uint64 // the number of the one whose turn it is; next: nobody waits
 	closed  bool
 	digests []byte
 }
@@ -73,35 +74,71 @@ func newTable(app, sync_ int, arena *Arena) *table {
 }
 
 // get takes a free entry with a buffer of n bytes (n may be 0) and one reference. It waits if wait, and returns nil
-// when there is none or the table is closed.
+// when there is none or the table is closed. Who waits is served in the order of arrival, and nobody overtakes: a large buffer would
+// never be free as long as there is somebody to take the small pieces of it.
 func (t *table) get(n int, wait bool) *entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for {
-		if t.closed {
-			return nil
+	if t.next == t.serving {
+		if e := t.try(n); e != nil || !wait {
+			return e
 		}
-		if k := len(t.free); k > 0 {
-			var b []byte
-			if n > 0 {
-				b = t.arena.Get(n)
-			}
-			if n == 0 || b != nil {
-				i := t.free[k-1]
-				t.free = t.free[:k-1]
-				e := &t.entries[i]
-				e.req = device.Request{Tag: i, Buf: b}
-				e.buf = b
-				e.refs.Store(1)
-				return e
+	}
+	if !wait {
+		return nil
+	}
+	mine := t.next
+	t.next++
+	var e *entry
+	for !t.closed {
+		if mine == t.serving {
+			if e = t.try(n); e != nil {
+				break
 			}
 		}
-		if !wait {
-			return nil
-		}
-		t.waiting++
 		t.cond.Wait()
-		t.waiting--
+	}
+	t.serving++
+	if t.next != t.serving {
+		t.cond.Broadcast() // the next one may find what it needs, too
+	}
+	return e
+}
+
+// try takes an entry if there is one.
+func (t *table) try(n int) *entry {
+	k := len(t.free)
+	if k == 0 || t.closed {
+		return nil
+	}
+	var b []byte
+	if n > 0 {
+		if b = t.arena.Get(n); b == nil {
+			return nil
+		}
+	}
+	i := t.free[k-1]
+	t.free = t.free[:k-1]
+	e := &t.entries[i]
+	e.req = device.Request{Tag: i, Buf: b}
+	e.buf = b
+	e.refs.Store(1)
+	return e
+}
+
+// hold takes one more reference to an entry that may have none left, and then reports false.
+func (t *table) hold(i uint32) bool {
+	if int(i) >= t.app {
+		return true // the sync's entries keep their buffers
+	}
+	for e := &t.entries[i]; ; {
+		n := e.refs.Load()
+		if n == 0 {
+			return false
+		}
+		if e.refs.CompareAndSwap(n, n+1) {
+			return true
+		}
 	}
 }
 
@@ -133,7 +170,7 @@ func (t *table) drop(i uint32) {
 		t.arena.Put(b)
 	}
 	t.free = append(t.free, i)
-	wake := t.waiting > 0
+	wake := t.next != t.serving
 	t.mu.Unlock()
 	if wake {
 		t.cond.Broadcast()

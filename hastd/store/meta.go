@@ -251,13 +251,19 @@ func Create(o Options) (*extent.Superblock, error) {
 		return nil, err
 	}
 	l := extent.LayoutFor(sb.Geometry, int(sb.HotExtents))
-	if o.Metadata != "" {
-		if area, err = openMeta(o.Metadata, l.Size, o.Force); err != nil {
-			return nil, err
-		}
-		defer area.Close()
+	if o.Metadata == "" {
+		return sb, format(area, sb, &l, o.Adopt)
 	}
-	return sb, format(area, sb, &l, o.Adopt)
+	area, undo, err := openMeta(o.Metadata, l.Size, o.Force)
+	if err != nil {
+		return nil, err
+	}
+	defer area.Close()
+	if err := format(area, sb, &l, o.Adopt); err != nil {
+		undo()
+		return nil, err
+	}
+	return sb, nil
 }
 
 func (o *Options) super(dev int64, logical uint32) (*extent.Superblock, error) {
@@ -312,15 +318,32 @@ func (o *Options) super(dev int64, logical uint32) (*extent.Superblock, error) {
 	return sb, nil
 }
 
-func openMeta(path string, need int64, force bool) (*os.File, error) {
-	f, err := os.OpenFile(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("metadata: %w", err)
+// openMeta opens the place of external metadata and makes a file long enough. undo makes it as blank again as it was: half
+// made metadata would look like something worth keeping. What was not blank is left alone.
+func openMeta(path string, need int64, force bool) (area *os.File, undo func(), err error) {
+	undo = func() {}
+	f, err := os.OpenFile(path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+	created := err == nil
+	if errors.Is(err, os.ErrExist) {
+		f, err = os.OpenFile(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	}
-	fail := func(err error) (*os.File, error) { f.Close(); return nil, err }
+	if err != nil {
+		return nil, nil, fmt.Errorf("metadata: %w", err)
+	}
+	fail := func(err error) (*os.File, func(), error) { f.Close(); undo(); return nil, nil, err }
 	st, err := f.Stat()
 	if err != nil {
 		return fail(err)
+	}
+	// Nothing is changed while somebody works with it: metadata are found from a file's end.
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
+		return fail(fmt.Errorf("metadata %s: %w by another hastd%s: set its role to init, or stop it, first", path, ErrInUse, holder(st)))
+	}
+	switch {
+	case created:
+		undo = func() { os.Remove(path) }
+	case st.Mode().IsRegular() && st.Size() == 0:
+		undo = func() { os.Truncate(path, 0) }
 	}
 	if st.Mode().IsRegular() {
 		if st.Size() > 0 && !force {
@@ -344,7 +367,11 @@ func openMeta(path string, need int64, force bool) (*os.File, error) {
 		}
 	}
 	f.Close()
-	return Open(path)
+	if area, err = Open(path); err != nil {
+		undo()
+		return nil, nil, err
+	}
+	return area, undo, nil
 }
 
 // format writes pages, ring and superblocks, in this order: until the superblocks are there, nothing is.

@@ -59,10 +59,10 @@ func holder(st os.FileInfo) string {
 	if err != nil || !ok {
 		return ""
 	}
-	ino := fmt.Sprint(sys.Ino)
+	file := fmt.Sprintf("%02x:%02x:%d", unix.Major(sys.Dev), unix.Minor(sys.Dev), sys.Ino)
 	for _, line := range strings.Split(string(b), "\n") {
 		f := strings.Fields(line)
-		if len(f) >= 6 && f[1] == "FLOCK" && strings.HasSuffix(f[5], ":"+ino) {
+		if len(f) >= 6 && f[1] == "FLOCK" && f[5] == file {
 			return " (process " + f[4] + ")"
 		}
 	}

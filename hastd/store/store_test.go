@@ -3,10 +3,15 @@ package store
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"hast/extent"
 	"hast/proto"
@@ -172,6 +177,89 @@ func TestSizes(t *testing.T) {
 	}
 	if _, err := load(t, device(t, testDevice), "r"); !errors.Is(err, ErrNoMetadata) {
 		t.Errorf("a blank device: %v", err)
+	}
+}
+
+// TestCreateThatFails leaves nothing behind that a second try would have to be forced over.
+func TestCreateThatFails(t *testing.T) {
+	dir := t.TempDir()
+	created, empty, kept := filepath.Join(dir, "created"), filepath.Join(dir, "empty"), filepath.Join(dir, "kept")
+	for path, text := range map[string]string{empty: "", kept: "something"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	local := device(t, testDevice)
+	// No file may be longer than this: the metadata don't fit.
+	signal.Ignore(unix.SIGXFSZ)
+	defer signal.Reset(unix.SIGXFSZ)
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &old); err != nil {
+		t.Fatal(err)
+	}
+	limit := func(l unix.Rlimit) {
+		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(unix.Rlimit{Cur: 8192, Max: old.Max})
+	_, err := Create(Options{Name: "r", Local: local, Metadata: created})
+	limit(old)
+	if !errors.Is(err, unix.EFBIG) {
+		t.Errorf("metadata that don't fit: %v", err)
+	}
+	if _, err := os.Stat(created); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file is left: %v", err)
+	}
+	// Somebody has the metadata file.
+	for path, size := range map[string]int64{empty: 0, kept: 9} {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+			t.Fatal(err)
+		}
+		_, err = Create(Options{Name: "r", Local: local, Metadata: path, Force: path == kept})
+		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
+			t.Errorf("a metadata file that is held: %v", err)
+		}
+		f.Close()
+		st, err := os.Stat(path)
+		if err != nil || st.Size() != size {
+			t.Errorf("%s has %d bytes afterwards (%v)", path, st.Size(), err)
+		}
+	}
+	// What was formatted is undone as well.
+	for _, path := range []string{created, empty} {
+		area, undo, err := openMeta(path, 1<<20, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		area.Close()
+		undo()
+		create(t, Options{Name: "r", Local: local, Metadata: path})
+	}
+}
+
+// TestHolderOfAnotherDevice: the same inode number elsewhere is another file.
+func TestHolderOfAnotherDevice(t *testing.T) {
+	path := device(t, testDevice)
+	f, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	st, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if who := holder(st); !strings.Contains(who, fmt.Sprint(os.Getpid())) {
+		t.Errorf("held by %q, not by this process", who)
+	}
+	st.Sys().(*syscall.Stat_t).Dev++
+	if who := holder(st); who != "" {
+		t.Errorf("a file on another device is held by%s", who)
 	}
 }
 

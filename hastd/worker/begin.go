@@ -106,7 +106,7 @@ func (w *worker) load() error {
 		return &fatal{proto.ExitTemp, err}
 	}
 	cfg := engine.Config{Primary: w.setup.Role == proto.RolePrimary, Disk: disk, Arena: arena, Random: random(),
-		Connect: w.wantPeer, Report: w.report, Lease: w.lease.Valid}
+		Connect: w.wantPeer, Report: w.report, Lease: w.lease.Valid, Note: func(text string) { w.log.Warn(text) }}
 	mc := w.machineConfig(meta)
 	if cfg.Primary {
 		cfg.Machine = replica.NewPrimary(mc)

@@ -1,12 +1,18 @@
 package worker
 
 import (
+	"fmt"
 	"os"
+	"time"
 
 	"hast/hastd/engine"
 	"hast/hastd/replica"
 	"hast/hastd/worker/ipc"
 )
+
+// diskStalled is from when on a disk operation is worth telling people: longer than a busy disk takes, and shorter than
+// the half minute after which the kernel begins to reset things.
+const diskStalled = 10 * time.Second
 
 // state describes the worker as of now.
 func (w *worker) state() ipc.State {
@@ -29,6 +35,11 @@ func (w *worker) state() ipc.State {
 	}
 	if !w.eng.Leased() {
 		s.Frozen, s.Why = true, "the parent process does not renew the role lease: is hastd stopped or stuck?"
+	}
+	age := w.eng.Oldest()
+	s.DiskAge = int64(age)
+	if s.Why == "" && age > diskStalled {
+		s.Why = fmt.Sprintf("the local disk has had a request for more than %s without an end", diskStalled)
 	}
 	w.mu.Lock()
 	if s.Why == "" && r.Link == replica.LinkConnecting {

@@ -38,6 +38,9 @@ type State struct {
 	Waiting     int    `json:"waiting"`
 	FrozenCount int    `json:"frozen_count"`
 
+	// DiskAge is for how long the oldest operation of the local disk has been under way, in nanoseconds.
+	DiskAge int64 `json:"disk_age,omitempty"`
+
 	Counters Counters `json:"counters"`
 
 	// Fixed for the worker's life.
