@@ -129,10 +129,17 @@ func (e *Engine) toPool(j *job) {
 
 // refuse takes back what the kernel's queue did not accept.
 func (e *Engine) refuse(data uint64, why unix.Errno) {
-	if why == unix.EOPNOTSUPP && !e.queueOff.Swap(true) {
-		e.note("disk: asynchronous I/O without waiting is not possible on it; reads and writes are done by threads, which is slower")
+	if why == unix.EOPNOTSUPP {
+		e.leaveQueue()
 	}
 	e.again(uint32(data))
+}
+
+// leaveQueue gives the queue up for new requests: file system or device would wait in submission.
+func (e *Engine) leaveQueue() {
+	if !e.queueOff.Swap(true) {
+		e.note("disk: asynchronous I/O without waiting is not possible on it; reads and writes are done by threads, which is slower")
+	}
 }
 
 // again lets the pool do what the kernel's queue did not do, or not all of: it would have had to wait, or wants it in
@@ -151,6 +158,9 @@ func (e *Engine) reaped(list []aio.Event) {
 		d := &e.table.entries[tag].disk
 		outcome, again := store.Outcome(list[i].Res, d.n)
 		if again {
+			if list[i].Res == -int64(unix.EOPNOTSUPP) {
+				e.leaveQueue()
+			}
 			e.again(tag)
 			continue
 		}

@@ -13,8 +13,11 @@ import (
 	"hast/hastd/peer"
 	"hast/hastd/replica"
 	"hast/hastd/store"
+	"hast/hastd/store/aio"
 	"hast/proto"
 	"hast/proto/wire"
+
+	"golang.org/x/sys/unix"
 )
 
 // scripted is a machine that asks for what a test wants.
@@ -398,5 +401,36 @@ func TestWithoutTheQueue(t *testing.T) {
 		a.stop()
 		b.stop()
 		same(t, a, b)
+	}
+}
+
+// TestQueueThatCant: a file that can't do without waiting is left to the pool, which is told once.
+func TestQueueThatCant(t *testing.T) {
+	var notes []string
+	e, _ := solo(t, Config{Machine: &scripted{func(*replica.Event, *replica.Effects) {}}, Note: func(text string) { notes = append(notes, text) }})
+	e.openQueue()
+	defer e.queue.Close()
+	if len(notes) != 0 {
+		t.Fatalf("no queue: %v", notes)
+	}
+	tags := []uint32{e.table.get(4096, false).req.Tag, e.table.get(4096, false).req.Tag}
+	for i, tag := range tags {
+		j := job{kind: jobDisk, tag: replica.Tag(tag), op: proto.OpWrite, off: proto.Offset(i) << 20, n: 4096, fua: true}
+		b := new(batch)
+		e.ages.begin(&j, e.now())
+		if !e.queued(&j, &b.disk) {
+			t.Fatal("a write does not go to the queue")
+		}
+		if i == 0 {
+			e.refuse(uint64(tag), unix.EOPNOTSUPP)
+		} else {
+			e.reaped([]aio.Event{{Data: uint64(tag), Res: -int64(unix.EOPNOTSUPP)}})
+		}
+		if got := <-e.jobs; got.tag != j.tag || got.op != j.op || got.off != j.off || got.n != j.n || got.fua != j.fua {
+			t.Errorf("the pool has %+v, want %+v", got, j)
+		}
+	}
+	if !e.queueOff.Load() || len(notes) != 1 {
+		t.Errorf("queue left: %v; %q", e.queueOff.Load(), notes)
 	}
 }

@@ -404,3 +404,16 @@ func TestDiskOperations(t *testing.T) {
 		t.Errorf("a read behind the end: %v", e)
 	}
 }
+
+func TestOutcome(t *testing.T) {
+	for _, c := range []struct {
+		res   int64
+		errno proto.Errno
+		again bool
+	}{{4096, proto.OK, false}, {512, proto.OK, true}, {0, proto.OK, true}, {-int64(unix.EAGAIN), proto.OK, true}, {-int64(unix.EINVAL), proto.OK, true},
+		{-int64(unix.EIO), proto.EIO, false}, {-int64(unix.ETIMEDOUT), proto.EIO, false}, {-int64(unix.ENOSPC), proto.ENOSPC, false}} {
+		if e, again := Outcome(c.res, 4096); again != c.again || e != c.errno {
+			t.Errorf("%d: %v, again %v", c.res, e, again)
+		}
+	}
+}
