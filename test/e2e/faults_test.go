@@ -31,12 +31,24 @@ func open(t *testing.T, n *lab.Node) *app {
 	if err != nil {
 		t.Fatal(err)
 	}
-	buf, err := unix.Mmap(-1, 0, mib, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() { f.Close() })
-	return &app{t, f, buf}
+	return &app{t, f, pages(mib)}
+}
+
+// pages returns n bytes at a page's beginning, as direct I/O wants them.
+func pages(n int) []byte {
+	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// pageAligned is pattern in a buffer of its own, for a request beside those of app.
+func pageAligned(off int64, n int, seed uint64) []byte {
+	b := pages(n)
+	copy(b, pattern(off, n, seed))
+	return b
 }
 
 // pattern is n bytes that no compression makes smaller; seed tells one writing from another.
