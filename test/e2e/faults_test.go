@@ -385,3 +385,61 @@ func TestRemoteFlushFails(t *testing.T) {
 		})
 	}
 }
+
+// TestFlushFailsWithoutPeer: a failed flush is final (rule 11). No later flush makes good what the disk dropped, nor does a restart.
+func TestFlushFailsWithoutPeer(t *testing.T) {
+	l, a := faultyUp(t, lab.Options{Resource: `timeout = "2s"`})
+	a.fill(0, 8*mib, 1)
+	l.B.Kill(syscall.SIGKILL)
+	until(t, 20*time.Second, "the loss of the peer", is(l.A, func(r resource) bool { return r.State != "connected" }))
+	fault(t, l.A, "volatile")
+	a.mustWrite(4*mib, 65536, 2)
+	before := stat(t, l.A)
+	fault(t, l.A, "fail flush times=1 lose=yes")
+	if err := a.flush(); !errors.Is(err, unix.EIO) {
+		t.Errorf("a flush that failed: %v", err)
+	}
+	met(t, l.A, before)
+	if err := a.flush(); !errors.Is(err, unix.EIO) {
+		t.Errorf("the flush after the one that failed: %v", err)
+	}
+	if err := a.write(2*mib, 65536, 3); !errors.Is(err, unix.EIO) {
+		t.Errorf("a write after the flush that failed: %v", err)
+	}
+	answers(t, "a flush has failed", l.A)
+	until(t, 10*time.Second, "the count", is(l.A, func(r resource) bool { return r.Counters.LocalFlushErrors == 1 && r.Dirty >= 65536 }))
+	a.f.Close()
+	l.A.Kill(syscall.SIGKILL)
+	until(t, 10*time.Second, "the end of hastd", func() error {
+		if p := l.A.Pids("hastd"); len(p) > 0 {
+			return fmt.Errorf("%v are left", p)
+		}
+		return nil
+	})
+	l.A.Clean()
+	if err := l.A.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := l.A.Ctl("role", "primary", "data"); err == nil {
+		t.Errorf("promoted without its peer and without --force: %s", out)
+	}
+	promote(t, l.A)
+	again := open(t, l.A)
+	if err := again.write(2*mib, 65536, 4); !errors.Is(err, unix.EIO) {
+		t.Errorf("a write after a restart, on the copy whose flush had failed: %v", err)
+	}
+	if err := again.flush(); !errors.Is(err, unix.EIO) {
+		t.Errorf("a flush after a restart, on the copy whose flush had failed: %v", err)
+	}
+	// A sync rewrites what is in doubt, and ends it.
+	if err := l.B.Start(); err != nil {
+		t.Fatal(err)
+	}
+	run(t, l.B, "hastctl", "role", "secondary", "data")
+	until(t, 20*time.Second, "in sync", is(l.A, connected))
+	again.mustWrite(2*mib, 65536, 5)
+	again.mustFlush()
+	again.holds(2*mib, 65536, 5)
+	again.f.Close()
+	sameDisks(t, l)
+}
