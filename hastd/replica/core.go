@@ -105,6 +105,7 @@ type core struct {
 	peerData proto.DataState
 	peerName proto.Node
 	episode  [2]proto.ID // of the last reported refusal, so that it is told once
+	told     ReportKind  // what was reported of it
 	lastRole verdictKind
 	crashed  bool
 	rebooted bool

@@ -142,15 +142,15 @@ func (c *core) refusal() bool {
 }
 
 // refuse ends the connection over a verdict and tells it once per episode: an episode lasts as long as both
-// nodes' generations stay what they are.
+// nodes' generations, and what is wrong with them, stay what they are.
 func (c *core) refuse(l Link, k ReportKind, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	c.setLink(l, text)
 	episode := [2]proto.ID{c.sb.Current, c.peer.Current}
-	if c.lastRole != verdictBad || c.episode != episode {
+	if c.lastRole != verdictBad || c.episode != episode || c.told != k {
 		c.report(k, 0, "%s", text)
 	}
-	c.lastRole, c.episode = verdictBad, episode
+	c.lastRole, c.episode, c.told = verdictBad, episode, k
 	c.hangUp("%s", text)
 }
 

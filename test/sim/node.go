@@ -271,7 +271,8 @@ func (n *node) failedLocally(op proto.Op) {
 	if op == proto.OpFlush && n.m.Status().Link != replica.LinkConnected {
 		n.flushEIO, n.flushEIOAt = true, w.now
 	}
-	if p := w.peerOf(n); n.link == nil || w.super(p.id).Data != proto.DataUpToDate || !w.oracleOf(n).holds(p) {
+	alone := n.m.Status().Link != replica.LinkConnected
+	if p := w.peerOf(n); n.link == nil || w.lags() && alone || w.super(p.id).Data != proto.DataUpToDate || !w.oracleOf(n).holds(p) {
 		w.oracleOf(n).dropVolatile() // there was no other copy
 	}
 	if w.lags() {

@@ -3,6 +3,7 @@ package sim
 import (
 	"math"
 
+	"hast/hastd/replica"
 	"hast/proto"
 )
 
@@ -139,7 +140,12 @@ func (w *world) judge(n *node, r *request, errno proto.Errno, buf []version) {
 		o.flushed(r.seen)
 	default:
 		o.promised(r, w.now)
+		if n.alive && n.m.Status().LocalLost && w.peerOf(n).lastLoss >= r.inv {
+			o.dropVolatile() // the only copy lost its cache while the answer was on its way
+		}
 		w.ruleWriteAck(n, r)
-		w.acksSinceSplit[n.id]++
+		if !w.lags() || n.m.Status().Link != replica.LinkConnected {
+			w.acksSinceSplit[n.id]++ // before it noticed that the peer was gone, it was async's lag
+		}
 	}
 }
