@@ -19,6 +19,7 @@ import (
 // batch is what a run of steps asks to be done without the lock.
 type batch struct {
 	lease    leaseState
+	now      replica.Time // of the last step
 	link     *peer.Link
 	flush    [2]bool
 	replies  []*device.Request
@@ -70,7 +71,7 @@ func (e *Engine) perform(b *batch) {
 	if inline {
 		n--
 		last = b.jobs[n]
-		e.ages.begin(&last, e.now())
+		e.ages.begin(&last, b.now)
 	}
 	if n > 0 {
 		e.handOut(b, b.jobs[:n])

@@ -389,6 +389,10 @@ func (e *Engine) step(ev *replica.Event, b *batch) {
 		return
 	}
 	now := e.now()
+	b.now = now
+	if ev.Kind == replica.EvFrame && ev.Head.Type == wire.TypeAck {
+		e.answered(&ev.Head, now)
+	}
 	e.fx.Reset()
 	e.cfg.Machine.Step(now, ev, &e.fx)
 	for i := range e.fx.List {
@@ -474,7 +478,7 @@ func (e *Engine) send(f *replica.Effect, b *batch) {
 // queueFrame hands a frame to the link; counted is whether the frame has a reference to tag, which Sent would give back.
 func (e *Engine) queueFrame(b *batch, kind peer.Kind, h *wire.Header, payload []byte, tag uint32, counted bool) {
 	if h.Type == wire.TypeWrite && int(tag) < e.table.app {
-		e.table.entries[tag].sent.Store(int64(e.now()))
+		e.table.entries[tag].sent.Store(int64(b.now))
 	}
 	err := e.link.Send(kind, h, payload, tag)
 	if err != nil && counted {

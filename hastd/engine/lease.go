@@ -59,6 +59,7 @@ func (e *Engine) resume(b *batch) {
 	if e.ended || len(e.heldJobs)+len(e.heldFrames) == 0 || e.frozen(b) {
 		return
 	}
+	b.now = e.now()
 	b.jobs = append(b.jobs, e.heldJobs...)
 	e.heldJobs = nil
 	list := e.heldFrames

@@ -58,7 +58,6 @@ func (h *handler) Frame(k peer.Kind, f *wire.Header, payload []byte) {
 	}
 	ev := replica.Event{Kind: replica.EvFrame, Conn: h.conn, Head: *f}
 	if f.Type >= wire.TypeAck {
-		e.answered(f)
 		e.post(ev)
 		return
 	}
@@ -94,10 +93,10 @@ func (h *handler) Frame(k peer.Kind, f *wire.Header, payload []byte) {
 }
 
 // answered feeds the histogram of the peer's answers: of a WRITE the first one, which in memsync says received.
-func (e *Engine) answered(f *wire.Header) {
-	if tag := uint32(f.Seq); f.Type == wire.TypeAck && int(tag) < e.table.app {
+func (e *Engine) answered(f *wire.Header, now replica.Time) {
+	if tag := uint32(f.Seq); int(tag) < e.table.app {
 		if t := e.table.entries[tag].sent.Swap(0); t != 0 {
-			e.remote.Add(time.Duration(int64(e.now()) - t))
+			e.remote.Add(time.Duration(int64(now) - t))
 		}
 	}
 }
