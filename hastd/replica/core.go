@@ -45,6 +45,8 @@ const (
 	flushLimit = 64 << 20 / 4096 // and when so many blocks do
 	pageLazy   = 5 * Second      // how often cleared bits are written back while a sync runs: what a crash makes it repeat
 	retrySync  = 10 * Second     // after a sync piece failed on the local disk
+	// handshakeLimit: a terabyte's marks and a flush of a slow disk take less.
+	handshakeLimit = 120 * Second
 )
 
 // Second is one second of Time.
@@ -98,6 +100,7 @@ type core struct {
 	linkWhy  string
 	since    Time
 	conn     Conn
+	greeted  Time  // when the present connection's handshake began
 	sent     hello // as sent on conn
 	peer     hello // as received
 	hasPeer  bool  // peer is valid for conn

@@ -61,12 +61,21 @@ func (c *core) crashMode() proto.Mode {
 // greet begins the handshake on the present connection.
 func (c *core) greet(r proto.Role, served bool) {
 	c.hasPeer = false
+	c.greeted = c.now
 	c.verdict = verdictState{}
 	c.sent = c.helloNow(r, served)
 	if c.lastRole != verdictBad {
 		c.setLink(LinkHandshake, "")
 	}
 	c.send(wire.Header{Type: wire.TypeHello}, c.sent.encode(nil))
+}
+
+// overdue ends a handshake that does not end by itself (rule 14): keepalives alone would keep such a connection for ever.
+func (c *core) overdue(done bool) {
+	if c.conn != 0 && !done && c.greeted != 0 && c.now-c.greeted > handshakeLimit {
+		c.greeted = 0
+		c.hangUp("the handshake did not end within %d s; connecting again", handshakeLimit/Second)
+	}
 }
 
 // onHello judges. It returns false if the connection is over.

@@ -65,6 +65,10 @@ func (m *Primary) judge() {
 		m.refuse(LinkRefused, ReportRefused, "%s restarted while it had the only whole copy: acknowledged writes may be lost. Stop the users of this device, then hastctl role init %s and role primary on the better node", m.peer.Node, m.cfg.Name)
 		return
 	}
+	if m.metaFail && m.local {
+		m.refuse(LinkRefused, ReportRefused, "the metadata area of %s failed, so nothing that a sync needs can be recorded: replace its disk, or stop and start %s there", m.cfg.Node, m.cfg.Name)
+		return
+	}
 	if m.peer.Role != proto.RoleSecondary {
 		m.refuse(LinkRefused, ReportRefused, "the peer is %s, not secondary", m.peer.Role)
 		return
@@ -75,8 +79,12 @@ func (m *Primary) judge() {
 	}
 	a := m.verdict.mine.Action
 	m.session = start{Action: a.Mirror(), Whole: m.peerIsWhole()}
-	if a == role.NoSync || m.session.Whole {
+	if a == role.NoSync {
 		m.beginPages()
+		return
+	}
+	if m.session.Whole {
+		m.step = hsMarksIn // there are none; the frame that says so comes all the same
 		return
 	}
 	if id := [2]proto.ID{m.peer.Current, m.peer.SyncID}; id != m.lastPeer {

@@ -435,6 +435,7 @@ func (m *Primary) onTick() {
 	if m.frozen&frGrace != 0 && m.now >= m.graceEnd && m.step != hsStarted {
 		m.thaw(frGrace)
 	}
+	m.overdue(m.established)
 	m.tightenMode()
 	if m.open.Count() > 0 && m.now-m.openSince >= flushAge {
 		m.wantFlush = true

@@ -25,7 +25,8 @@ type Secondary struct {
 	session start
 	dead    bool // this copy failed a write or a flush
 	failVer uint64
-	pending Conn // a connection that waits for the old one's frames to be carried out
+	pending Conn   // a connection that waits for the old one's frames to be carried out
+	early   []byte // HELLO of it
 	doneVer uint64
 	done    bool // SYNC_DONE is being recorded
 	newGen  bool
@@ -72,7 +73,7 @@ func (m *Secondary) Step(now Time, ev *Event, out *Effects) {
 	case EvMeta:
 		m.onMeta(ev.Errno)
 	case EvPeerUp:
-		m.pending = ev.Conn
+		m.pending, m.early = ev.Conn, m.early[:0]
 	case EvPeerDown:
 		m.onPeerDown(ev)
 	case EvFrame:
@@ -96,6 +97,7 @@ func (m *Secondary) Deadline() Time { return m.tickAt }
 
 func (m *Secondary) onTick() {
 	m.tickAt = m.now + Second
+	m.overdue(m.started)
 	if m.now-m.lastPage >= pageLazy {
 		m.lastPage = m.now
 		m.wantAllPages()
@@ -126,7 +128,11 @@ func (m *Secondary) pump() {
 			m.hangUp("the secondary's metadata area failed: replace its disk and create the resource anew")
 		} else {
 			m.greet(proto.RoleSecondary, false)
+			if len(m.early) > 0 && m.onHello(m.early) {
+				m.judge()
+			}
 		}
+		m.early = m.early[:0]
 	}
 	if m.stopping {
 		m.pumpStop()
@@ -154,6 +160,10 @@ func (m *Secondary) onPeerDown(ev *Event) {
 
 func (m *Secondary) onFrame(ev *Event) {
 	h := &ev.Head
+	if ev.Conn == m.pending && m.pending != 0 && h.Type == wire.TypeHello {
+		m.early = append(m.early[:0], ev.Body...) // judged when the old connection's frames are carried out
+		return
+	}
 	data := h.Type < wire.TypeAck
 	if ev.Conn != m.conn || !data && m.conn == 0 {
 		if data {
@@ -196,8 +206,8 @@ func (m *Secondary) judge() {
 		m.refuse(LinkRefused, ReportRefused, "the peer is %s, not primary", m.peer.Role)
 		return
 	}
-	if m.resumes() || m.dirty.Count() == 0 && m.verdict.mine.Action == role.Target && m.intact && m.sb.Current == m.peer.Current {
-		return // the primary has our marks from the session's beginning, or there are none
+	if m.resumes() {
+		return // the primary has our marks from the session's beginning
 	}
 	// Rule 4: our marks go to the primary and stay here as well.
 	switch m.verdict.mine.Action {

@@ -459,6 +459,13 @@ func (w *world) repair() {
 	if w.op.rounds >= 3 && w.giveUpFailed() {
 		return
 	}
+	for _, n := range w.nodes {
+		// No operator is needed for a handshake to end, one way or the other.
+		if n.alive && n.link != nil && !n.link.dead && n.m.Status().Link == replica.LinkHandshake {
+			w.fail("liveness", "node %s is in a handshake that does not end", n.name)
+			return
+		}
+	}
 	w.op.since, w.op.rounds = w.now, w.op.rounds+1
 	for _, n := range w.nodes {
 		if n.alive && n.promoted == (w.op.rounds%2 == 0) {
