@@ -177,7 +177,7 @@ func (m *Secondary) onFrame(ev *Event) {
 	}
 	switch {
 	case h.Type == wire.TypeHello:
-		if m.onHello(ev.Body) {
+		if !m.metaFail && m.onHello(ev.Body) {
 			m.judge()
 		}
 	case h.Type == wire.TypeVerdict:

@@ -35,7 +35,8 @@ type link struct {
 	end     [2]end
 	streams [2][2]stream // by sender, by connection
 	dead    bool         // cut: nothing is taken any more
-	silent  [2]bool      // what this node sends is lost
+	born    Time
+	silent  [2]bool // what this node sends is lost
 
 	verdict     [2]role.Action // as sent
 	started     bool
@@ -85,7 +86,7 @@ func (w *world) join(a, b *node) {
 	if a.link != nil || !a.alive || !b.alive {
 		return
 	}
-	l := &link{bound: -1}
+	l := &link{bound: -1, born: w.now}
 	for _, n := range [2]*node{a, b} {
 		n.conns++
 		l.end[n.id] = end{conn: n.conns, inc: n.inc}

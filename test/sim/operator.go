@@ -118,7 +118,7 @@ func (w *world) powerOff(n *node) {
 	n.lastLoss = w.now
 	if primary {
 		sp := w.super(p.id)
-		if w.lags() || !p.alive || !p.intact || sp.Data != proto.DataUpToDate || !o.holds(p) || w.split || w.disqualified(p, n) {
+		if w.lags() || !p.alive || !p.intact || p.metaFailed || sp.Data != proto.DataUpToDate || !o.holds(p) || w.split || w.disqualified(p, n) {
 			o.dropVolatile()
 		} else {
 			n.lostVolatile = true
@@ -461,7 +461,7 @@ func (w *world) repair() {
 	}
 	for _, n := range w.nodes {
 		// No operator is needed for a handshake to end, one way or the other.
-		if n.alive && n.link != nil && !n.link.dead && n.m.Status().Link == replica.LinkHandshake {
+		if n.alive && n.link != nil && !n.link.dead && w.now-n.link.born > 30*sec && n.m.Status().Link == replica.LinkHandshake {
 			w.fail("liveness", "node %s is in a handshake that does not end", n.name)
 			return
 		}

@@ -144,8 +144,8 @@ func (w *world) judge(n *node, r *request, errno proto.Errno, buf []version) {
 			o.dropVolatile() // the only copy lost its cache while the answer was on its way
 		}
 		w.ruleWriteAck(n, r)
-		if !w.lags() || n.m.Status().Link != replica.LinkConnected {
-			w.acksSinceSplit[n.id]++ // before it noticed that the peer was gone, it was async's lag
+		if n.m.Status().Link != replica.LinkConnected {
+			w.acksSinceSplit[n.id]++ // before it noticed that the peer was gone, the peer had answered, or it was async's lag
 		}
 	}
 }
