@@ -354,7 +354,9 @@ func (m *Primary) afterPolicy() {
 	if m.ahead && (m.frozen&visible == 0 || !m.local) {
 		// Without a local copy to go on with, this makes the next handshake refuse: acknowledged writes are on neither
 		// copy for certain, so a person has to choose.
-		m.ensureGen()
+		if m.ensureGen(); !m.local && !m.genBegun() {
+			m.beginGen()
+		}
 	}
 	for i := range m.reqs[:m.cfg.AppTags] {
 		r := &m.reqs[i]

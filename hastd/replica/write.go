@@ -365,8 +365,8 @@ func (m *Primary) staleIn(first, n extent.Block) bool {
 // What both copies had taken, unflushed, would be gone with the next loss of power here, and the peer that has it
 // disqualified: so our disk is flushed first, and a generation begins only if that succeeds.
 func (m *Primary) ensureGen() {
-	if m.established || m.genHold || m.genBegun() {
-		return
+	if m.established || m.genHold || m.genBegun() || m.frozen&(visible|frStart) != 0 {
+		return // what is frozen begins none; afterPolicy asks again
 	}
 	if m.genHold = m.local && !m.sb.Current.IsZero() && !m.metaFail; !m.genHold {
 		m.beginGen()
@@ -382,7 +382,7 @@ func (m *Primary) genBegun() bool {
 func (m *Primary) genFlushed() {
 	m.genHold = false
 	// The peer may be back, or about to take over what waits; then nothing is acknowledged without it.
-	if !m.established && !m.flushFailed && m.frozen&frStart == 0 {
+	if !m.established && !m.flushFailed && m.frozen&(visible|frStart) == 0 {
 		m.beginGen()
 	}
 	m.drainGen()

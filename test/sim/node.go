@@ -207,6 +207,7 @@ func (n *node) do(e *replica.Effect) {
 		if e.Report.Kind == replica.ReportSplitBrain {
 			n.splitSeen = true
 		}
+		w.ruleFrozenBeginsNone(n, &e.Report)
 	case replica.EfStopped:
 		if f := n.stopped; f != nil {
 			n.stopped = nil
