@@ -175,6 +175,10 @@ func (m *Primary) beginSuper() {
 			m.sb.Current = m.newID()
 			m.sb.GenSince, m.sb.GenNode = m.wall, m.cfg.Node
 		}
+		if a == role.NoSync { // nothing is marked, so nothing was unflushed when a flush failed (rule 11)
+			m.sb.Flags &^= extent.FlagFlushFailed
+			m.flushFailed = false
+		}
 		m.sb.Base, m.sb.SyncID, m.sb.SyncRole = proto.ID{}, proto.ID{}, 0
 		m.sb.Flags |= extent.FlagConnected
 		m.setData(proto.DataUpToDate)

@@ -528,7 +528,7 @@ func (m *Primary) pumpStop() {
 			if m.intact && !m.served {
 				m.sb.Flags |= extent.FlagIntact // it was promoted, and nothing has come of it
 			}
-			m.sb.Flags &^= extent.FlagPrimary | extent.FlagServed | extent.FlagCrashed | extent.FlagRebooted | extent.FlagAllDirty
+			m.sb.Flags &^= extent.FlagPrimary | extent.FlagServed | extent.FlagAllDirty
 			m.sealed = m.touch()
 		}
 		if m.stable < m.sealed {

@@ -255,7 +255,8 @@ func (m *Secondary) onStartFrame(body []byte) {
 		m.sb.Current = s.Current
 		m.sb.Base, m.sb.SyncID, m.sb.SyncRole = proto.ID{}, proto.ID{}, 0
 		m.sb.Flags |= extent.FlagConnected
-		m.sb.Flags &^= extent.FlagPrimary | extent.FlagServed | extent.FlagCrashed | extent.FlagRebooted
+		// Nothing is marked on either copy, so nothing was unflushed when a flush failed (rule 11).
+		m.sb.Flags &^= extent.FlagPrimary | extent.FlagServed | extent.FlagCrashed | extent.FlagRebooted | extent.FlagFlushFailed
 		m.sb.GenSince, m.sb.GenNode = m.peer.GenSince, m.peer.GenNode
 		m.setData(proto.DataUpToDate)
 	case role.Target, role.TargetFull:
@@ -492,6 +493,7 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 		m.startFlush = partDone
 		if errno != proto.OK {
 			m.cnt.LocalFlushErrors++
+			m.touched()
 			m.sb.Flags |= extent.FlagFlushFailed
 			m.touch()
 			m.step, m.verdict = hsNone, verdictState{} // no service on this connection

@@ -114,14 +114,15 @@ func equal(mine, theirs *Side) Verdict {
 
 // sourceOfEqual picks the copy that has every acknowledged write. It is antisymmetric.
 func sourceOfEqual(mine, theirs *Side) bool {
-	// A copy that failed a flush may lack what it took last; the other one has all of it, unless it was async's lag.
+	// A copy that failed a flush may lack what it took last; the other one has all of it, unless it was async's lag, or
+	// memsync's frames that were received and died with a worker.
 	if mine.FlushFailed != theirs.FlushFailed {
-		failed := mine
+		failed, other := mine, theirs
 		if theirs.FlushFailed {
-			failed = theirs
+			failed, other = theirs, mine
 		}
-		if failed.Mode != proto.ModeAsync {
-			return failed == theirs
+		if failed.Mode == proto.ModeFullsync || failed.Mode == proto.ModeMemsync && other.Intact {
+			return other == mine
 		}
 	}
 	// A primary that has served is what its users have seen.

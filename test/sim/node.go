@@ -126,8 +126,8 @@ func (n *node) die() {
 		return
 	}
 	n.w.tracef(n.id, "worker dies")
-	if n.flushEIO && n.disk.metaN > 0 && n.w.super(n.id).Flags&extent.FlagFlushFailed == 0 {
-		n.forgetful() // the record was on its way
+	if n.flushEIO && (n.metaFailed || n.disk.metaN > 0) && n.w.super(n.id).Flags&extent.FlagFlushFailed == 0 {
+		n.forgetful() // the record was on its way, or there is nothing to record it on
 	}
 	n.w.workerEnds(n)
 	n.localOut = n.m.Status().LocalLost
