@@ -56,7 +56,13 @@ func (m *Primary) judge() {
 	if !m.agreed() || m.step != hsNone {
 		return
 	}
-	if m.superseded() || m.refusal() {
+	if m.superseded() {
+		return
+	}
+	if m.refusal() {
+		if m.verdict.mine.Action == role.Refused && m.peer.Data == proto.DataInconsistent && (m.stale || !m.local) {
+			m.noCopyLeft()
+		}
 		return
 	}
 	if !m.local && m.peer.Boot != m.peerBoot {
@@ -159,6 +165,7 @@ func (m *Primary) beginSuper() {
 		return
 	}
 	a := m.verdict.mine.Action
+	m.sb.Flags &^= extent.FlagFrozen // of a former term; thaw ends this one's
 	if !m.promoted && !m.permitted {
 		m.promote(m.peer.Epoch.Number)
 		m.thaw(frPolicy)
@@ -237,7 +244,7 @@ func (m *Primary) sendStart() {
 // establish begins replication.
 func (m *Primary) establish() {
 	m.step = hsDone
-	m.established, m.unsure = true, false
+	m.established, m.unsure, m.peerOut, m.noCopy = true, false, false, false
 	m.peerBoot = m.peer.Boot
 	m.lastRole = verdictGood
 	m.setLink(LinkConnected, "")
@@ -294,6 +301,7 @@ func (m *Primary) resend() {
 // recorded it (rule 6). For us it is a lost peer.
 func (m *Primary) peerFailed(format string, args ...any) {
 	m.peerFail = fmt.Sprintf(format, args...)
+	m.peerOut = true
 	m.report(ReportPeerError, 0, "%s", m.peerFail)
 	m.hangUp("%s", m.peerFail)
 }
@@ -306,6 +314,7 @@ func (m *Primary) peerLost(why string) {
 		m.setLink(LinkConnecting, why)
 	}
 	if was {
+		m.regainLocal()
 		m.foldEpochs()
 		m.report(ReportDisconnect, uint64(m.dirty.Count())*proto.BlockSize, "connection to the peer lost: %s", why)
 		m.loseParts()
@@ -384,6 +393,54 @@ func (m *Primary) afterPolicy() {
 			}
 		}
 		m.settleFlush(i)
+	}
+}
+
+// regainLocal goes back to the local copy when the peer's failed before it had recorded that ours is out: nothing was
+// acknowledged on the peer's word alone, so ours has everything that ever was. The requests that failed end with an error.
+func (m *Primary) regainLocal() {
+	if m.local || m.lostStable || !m.peerOut || m.metaFail {
+		return
+	}
+	m.local, m.lostGen = true, proto.ID{}
+	m.setData(proto.DataUpToDate)
+	m.report(ReportLocalLost, 0, "both copies failed: the errors are passed on, and the local copy is used again")
+	for i := range m.reqs[:m.cfg.AppTags] {
+		if r := &m.reqs[i]; r.state == stIssued && r.local == partFailed && !r.replied {
+			r.errno = proto.EIO
+		}
+	}
+	if m.sb.Flags&extent.FlagFlushFailed != 0 {
+		for i := range m.flushes {
+			if f := &m.flushes[i]; f.active && !f.acked && f.local == partFailed {
+				f.errno = proto.EIO
+			}
+		}
+		m.failFlush()
+	}
+}
+
+// noCopyLeft answers application I/O with errors: neither copy is whole, so there is nothing to wait for.
+func (m *Primary) noCopyLeft() {
+	if m.noCopy {
+		return
+	}
+	m.noCopy = true
+	m.report(ReportLocalLost, 0, "neither copy is whole: reads and writes fail. Stop the users of this device; create %s anew on one node and restore it", m.cfg.Name)
+	for m.frozenQ.len() > 0 {
+		m.answer(m.frozenQ.pop(), proto.EIO)
+	}
+	for i := range m.reqs[:m.cfg.AppTags] {
+		if r := &m.reqs[i]; r.state == stIssued && !r.replied && r.errno == proto.OK {
+			r.errno = proto.EIO
+			m.settle(Tag(i))
+		}
+	}
+	for i := range m.flushes {
+		if f := &m.flushes[i]; f.active && !f.acked {
+			f.errno = proto.EIO
+			m.settleFlush(i)
+		}
 	}
 }
 

@@ -73,6 +73,8 @@ type Primary struct {
 
 	graceEnd    Time
 	peerFail    string
+	peerOut     bool // the peer has said that its copy failed
+	noCopy      bool // neither copy is whole
 	stopping    bool
 	stopped     bool
 	stopFlushed bool // the last flush was started
@@ -253,6 +255,9 @@ func (m *Primary) onPermit(force bool) {
 			m.sb.Forced = max(m.wall, 1)
 		}
 		m.promote(0)
+		if m.set.Freeze && !m.set.Standalone && !force {
+			m.freeze(frPolicy, "promoted without its peer")
+		}
 		m.setData(proto.DataUpToDate)
 		m.stepVer = m.version
 		m.permitted = true
@@ -272,9 +277,6 @@ func (m *Primary) promote(heard uint64) {
 	}
 	m.sb.Mode = m.laxest()
 	m.touch()
-	if m.set.Freeze && !m.set.Standalone && m.sb.Forced == 0 {
-		m.freeze(frPolicy, "promoted without its peer")
-	}
 }
 
 // promotedNow is called when the epoch is stable.

@@ -334,6 +334,9 @@ func (m *Secondary) beginService() {
 }
 
 func (m *Secondary) onNewGen(body []byte) {
+	if m.dead {
+		return // our own failure is on its way to the primary: there is no whole copy to begin one with
+	}
 	l, err := decodeLineage(body)
 	if err != nil || l.Current.IsZero() || m.sb.Data != proto.DataUpToDate {
 		m.hangUp("bad NEWGEN")

@@ -75,6 +75,10 @@ func (m *Primary) arrive(ev *Event) {
 		m.answer(ev.Tag, proto.EINVAL)
 		return
 	}
+	if m.noCopy {
+		m.answer(ev.Tag, proto.EIO)
+		return
+	}
 	if !m.served && m.frozen == 0 {
 		m.serve()
 	}

@@ -129,6 +129,10 @@ func sourceOfEqual(mine, theirs *Side) bool {
 	if m, t := serving(mine), serving(theirs); m != t {
 		return m
 	}
+	// Known to be older, or changed behind hastd's back: never the source for one of which that is not known.
+	if m, t := mine.Data == proto.DataOutdated, theirs.Data == proto.DataOutdated; m != t {
+		return t
+	}
 	// One crashed as primary: it has everything that was acknowledged, unless its kernel
 	// went down with its disk's cache. The other one has it too, if it is intact and the mode waited for it.
 	if mine.Crashed != theirs.Crashed {

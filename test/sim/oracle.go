@@ -112,6 +112,16 @@ func (o *oracle) holds(n *node) bool {
 	return true
 }
 
+// keeps reports whether a node has everything that was promised on stable storage.
+func (o *oracle) keeps(n *node) bool {
+	for s, f := range o.floor {
+		if o.w.fate(n.disk.stable[s]).end < f {
+			return false
+		}
+	}
+	return true
+}
+
 func (o *oracle) clone() *oracle {
 	c := *o
 	c.floor = append([]Time(nil), o.floor...)

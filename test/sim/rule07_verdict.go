@@ -25,6 +25,11 @@ func (w *world) seeFrame(l *link, n *node, f *frame) {
 	if h.Type == wire.TypeSyncDone {
 		w.nodes[0].flushEIO, w.nodes[1].flushEIO = false, false
 	}
+	if h.Type == wire.TypeStarted {
+		for _, n := range w.nodes {
+			n.flushEIO = n.flushEIO && !w.oracleOf(n).keeps(n) // nothing was in doubt: there is nothing to sync
+		}
+	}
 	if n.role == proto.RoleSecondary {
 		w.ruleFailureRecorded(n, h)
 	}
