@@ -257,6 +257,7 @@ func (n *node) submit(e *replica.Effect) {
 // dropped nobody knows of then; no software would survive it, so the plan gives up what no flush had covered.
 func (n *node) forgetful() {
 	n.flushEIO = false
+	n.disk.reveal()
 	for _, o := range n.w.oracles {
 		o.dropVolatile()
 	}
