@@ -181,10 +181,12 @@ func (e *Engine) reaped(list []aio.Event) {
 // without its end nothing else could be done about it anyway: neither a successor nor another connection starts before.
 const inlineMax = 16 << 10
 
+// A memsync primary waits for "received" alone, which no write may hold up, so there a secondary's reader never writes.
+//
 // inline reports whether j is better done by whoever brought it: it is short, and the only
 // request there is, so that nobody waits behind it. Otherwise the disk would have a queue of one, whatever the client's depth.
 func (e *Engine) inline(j *job) bool {
-	return j.kind == jobDisk && j.op == proto.OpWrite && j.n <= inlineMax && e.table.inUse() <= 1
+	return j.kind == jobDisk && j.op == proto.OpWrite && j.n <= inlineMax && e.table.inUse() <= 1 && !e.memsync.Load()
 }
 
 // work is one goroutine of the pool.

@@ -96,11 +96,12 @@ type Engine struct {
 	peerNow *connection
 	leaving bool // no new one
 
-	heldMu sync.Mutex
-	held   []*device.Request // arrived without a lease
-	heldAn []*device.Request // answers without a lease
-	leased atomic.Bool
-	wg     sync.WaitGroup
+	heldMu  sync.Mutex
+	held    []*device.Request // arrived without a lease
+	heldAn  []*device.Request // answers without a lease
+	leased  atomic.Bool
+	memsync atomic.Bool // a secondary: the last write wanted to be acknowledged as received
+	wg      sync.WaitGroup
 
 	sent, received       atomic.Uint64
 	local, remote, total Histogram

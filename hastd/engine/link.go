@@ -57,6 +57,9 @@ func (h *handler) Frame(k peer.Kind, f *wire.Header, payload []byte) {
 		return
 	}
 	ev := replica.Event{Kind: replica.EvFrame, Conn: h.conn, Head: *f}
+	if want := f.Flags&wire.FlagWantReceived != 0; !e.cfg.Primary && f.Type == wire.TypeWrite && e.memsync.Load() != want {
+		e.memsync.Store(want)
+	}
 	if f.Type >= wire.TypeAck {
 		e.post(ev)
 		return

@@ -37,7 +37,7 @@ func TestWhoIsWaitedFor(t *testing.T) {
 			l, a := faultyUp(t, lab.Options{Resource: fmt.Sprintf("replication = %q", c.mode)})
 			a.fill(0, 8*mib, 1) // the extents are marked from here on: no map update is measured
 			until(t, 10*time.Second, "connected", is(l.A, connected))
-			const size = 64 << 10
+			const size = 4096
 			block := int64(mib)
 			write := func() error {
 				block += size // a block is locked until both disks have it: the next write is another's
