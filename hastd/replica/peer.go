@@ -319,13 +319,13 @@ func (m *Primary) peerLost(why string) {
 		m.report(ReportDisconnect, uint64(m.dirty.Count())*proto.BlockSize, "connection to the peer lost: %s", why)
 		m.loseParts()
 		m.abortSync()
-		if m.stale || !m.local {
-			m.freeze(frInconsistent, "the peer is lost and the local copy is not whole: application I/O waits for the peer")
-		}
 		m.frozen &^= frNewGen // asked anew when the peer is back
 		if m.set.Freeze {
 			m.freeze(frPolicy, "the peer is lost: application I/O waits (on_peer_loss = freeze)")
 		}
+	}
+	if (m.stale || !m.local) && m.promoted { // even if the sync that made it a target never began
+		m.freeze(frInconsistent, "the peer is lost and the local copy is not whole: application I/O waits for the peer")
 	}
 	m.thaw(frStart)
 	m.afterPolicy()

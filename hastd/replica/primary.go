@@ -222,6 +222,9 @@ func (m *Primary) onStart(ev *Event) {
 		if m.stale {
 			m.freeze(frInconsistent, "the local copy is inconsistent and the peer is away")
 		}
+		if m.sb.Data == proto.DataOutdated { // superseded before its predecessor died (rule 5)
+			m.freeze(frOutdated, "this copy is outdated: a newer primary exists; make it secondary")
+		}
 		if m.cfg.Grace > 0 && !m.set.Standalone {
 			m.frozen |= frGrace
 			m.graceEnd = m.now + m.cfg.Grace
