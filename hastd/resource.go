@@ -196,6 +196,15 @@ func (r *resource) inspect() {
 		r.fallToInit(fatal)
 		return
 	}
+	if st, _ := w.snapshot(); st.LocalLost && w.role == proto.RolePrimary {
+		// Rules 6, 8: where the metadata failed too, the disk still says that this copy is whole. It is not: the peer wrote on.
+		fatal = fmt.Sprintf("the worker died while this node's copy was out: only node %s has a whole one. Run there: hastctl role primary %s; here, when the disk is replaced: hastctl create and role secondary",
+			r.current().peer, r.current().name)
+		r.log.Error("no successor is started", "pid", w.pid, "how", how, "reason", fatal)
+		r.d.event(r, "worker-died", fatal, nil)
+		r.fallToInit(fatal)
+		return
+	}
 	if time.Since(w.born) > restartHealthy {
 		r.backoff = 0
 	}

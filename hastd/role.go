@@ -18,7 +18,7 @@ func (r *resource) changeRole(to proto.Role, force bool) error {
 	if from == to {
 		return nil // HAST: a no-op, without a hook
 	}
-	if err := r.connectedElsewhere(to, force); err != nil {
+	if err := r.connectedElsewhere(to); err != nil {
 		return err
 	}
 	// A device that survived its worker, in use, goes with any role but primary, which takes it up again.
@@ -59,10 +59,10 @@ func (r *resource) changeRole(to proto.Role, force bool) error {
 }
 
 // connectedElsewhere refuses a promotion that is known to be in vain before
-// the secondary's worker, which a primary relies on, is stopped for it.
-func (r *resource) connectedElsewhere(to proto.Role, force bool) error {
+// the secondary's worker, which a primary relies on, is stopped for it. Force doesn't help: a primary that answers is alive (rule 5).
+func (r *resource) connectedElsewhere(to proto.Role) error {
 	w := r.proc()
-	if to != proto.RolePrimary || force || w == nil || w.role != proto.RoleSecondary {
+	if to != proto.RolePrimary || w == nil || w.role != proto.RoleSecondary {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
@@ -159,8 +159,9 @@ func (r *resource) promote(w *workerProc, force bool) error {
 	defer cancel()
 	r.beginPromotion()
 	began, permitted := time.Now(), false
-	wake := time.AfterFunc(forcePatience, r.poke)
-	defer wake.Stop()
+	for _, d := range []time.Duration{forcePatience, max(forcePatience, s.timeout/2)} {
+		defer time.AfterFunc(d, r.poke).Stop()
+	}
 	err := r.await(ctx, w, func() (bool, error) {
 		st, _ := w.snapshot()
 		switch st.Link {
@@ -172,9 +173,18 @@ func (r *resource) promote(w *workerProc, force bool) error {
 		if st.Promoted {
 			return true, nil
 		}
+		if st.PeerPrimary && !permitted {
+			// It has just said so itself. An epoch begun here would make it outdated and freeze its users (rule 5).
+			return false, &ctl.Error{Code: proto.ExitRefused, Message: fmt.Sprintf("node %s is primary of %s", s.peer, s.name),
+				Hint: fmt.Sprintf("run there first: hastctl role secondary %s", s.name)}
+		}
 		out := r.dials.outcome()
+		patience := forcePatience
+		if out.kind == dialPassed {
+			patience = max(patience, s.timeout/2) // somebody is there: what it says counts
+		}
 		ask := out.kind == dialNotPrimary ||
-			force && (out.kind == dialSilent || out.kind == dialRefused || st.Link == "refused" || st.Link == "split-brain" || time.Since(began) >= forcePatience)
+			force && (out.kind == dialSilent || out.kind == dialRefused || st.Link == "refused" || st.Link == "split-brain" || time.Since(began) >= patience)
 		if s.alone() {
 			ask = force // it permits itself, but for what only a person may decide
 		}

@@ -107,6 +107,7 @@ type core struct {
 	verdict  verdictState
 	peerData proto.DataState
 	peerName proto.Node
+	peerRole proto.Role
 	episode  [2]proto.ID // of the last reported refusal, so that it is told once
 	told     ReportKind  // what was reported of it
 	lastRole verdictKind

@@ -86,7 +86,7 @@ func (c *core) onHello(body []byte) bool {
 		return false
 	}
 	c.peer, c.hasPeer = h, true
-	c.peerData, c.peerName = h.Data, h.Node
+	c.peerData, c.peerName, c.peerRole = h.Data, h.Node, h.Role
 	c.verdict.mine, c.verdict.judged = role.Decide(c.sent.Side, h.Side), true
 	c.send(wire.Header{Type: wire.TypeVerdict}, encodeVerdict(nil, c.verdict.mine.Action))
 	return c.compare()

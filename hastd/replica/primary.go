@@ -590,7 +590,7 @@ func (m *Primary) Status() Status {
 
 func (c *core) status() Status {
 	return Status{
-		Link: c.link, Why: c.linkWhy, Data: c.sb.Data, PeerData: c.peerData, PeerNode: c.peerName,
+		Link: c.link, Why: c.linkWhy, Data: c.sb.Data, PeerData: c.peerData, PeerNode: c.peerName, PeerRole: c.peerRole,
 		Mode: c.set.Mode, Epoch: c.sb.Epoch, Resource: c.sb.Resource, Current: c.sb.Current, Base: c.sb.Base,
 		DirtyBytes: uint64(c.dirty.Count()) * proto.BlockSize, Since: c.since, Forced: c.sb.Forced != 0,
 		HotExtents: c.hot.Len(), Counters: c.cnt,

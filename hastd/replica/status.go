@@ -46,6 +46,7 @@ type Status struct {
 	Data       proto.DataState // own copy
 	PeerData   proto.DataState // as last heard; 0 = never
 	PeerNode   proto.Node
+	PeerRole   proto.Role // as last heard; 0 = never
 	Mode       proto.Mode
 	Epoch      proto.Epoch
 	Resource   proto.ID

@@ -8,6 +8,7 @@ import (
 	"hast/hastd/engine"
 	"hast/hastd/replica"
 	"hast/hastd/worker/ipc"
+	"hast/proto"
 )
 
 // diskStalled is from when on a disk operation is worth telling people: longer than a busy disk takes, and shorter than
@@ -24,6 +25,7 @@ func (w *worker) state() ipc.State {
 		DirtyBytes: r.DirtyBytes, Since: w.machineTime(int64(r.Since)),
 		Syncing: r.Syncing, SyncSource: r.SyncSource, SyncTotal: r.SyncTotal, SyncDone: r.SyncDone, SyncMoved: r.SyncMoved,
 		SyncStarted: w.machineTime(int64(r.SyncStarted)),
+		PeerPrimary: r.PeerRole == proto.RolePrimary,
 		LocalLost:   r.LocalLost, Forced: r.Forced, PeerFailed: r.PeerFailed,
 		HotExtents: r.HotExtents, InFlight: r.InFlight, Waiting: r.Waiting, FrozenCount: r.FrozenCount,
 		Counters: ipc.Counters(r.Counters),

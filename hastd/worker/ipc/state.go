@@ -31,6 +31,7 @@ type State struct {
 	SyncStarted int64  `json:"sync_started,omitempty"`
 
 	LocalLost   bool   `json:"local_lost,omitempty"`
+	PeerPrimary bool   `json:"peer_primary,omitempty"` // by the last handshake, whatever its verdict
 	Forced      bool   `json:"forced,omitempty"`
 	PeerFailed  string `json:"peer_failed,omitempty"`
 	HotExtents  int    `json:"hot_extents"`
