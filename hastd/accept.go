@@ -50,7 +50,7 @@ type greeting struct {
 // greeter speaks the preamble (hastd/peer), within the deadline.
 type greeter interface {
 	read(c net.Conn, deadline time.Time) (greeting, error)
-	reply(c net.Conn, a answer, text string, deadline time.Time) (raw []byte, err error)
+	reply(c net.Conn, a answer, text string, secret, preamble []byte, deadline time.Time) (raw []byte, err error)
 }
 
 // acceptor takes connections of the peer's, reads one preamble from each, and passes pairs on to workers.
@@ -149,7 +149,11 @@ func (a *acceptor) handle(c *net.TCPConn) {
 		return
 	}
 	r, ans, text := a.judge(ctx, &g, from)
-	raw, err := a.greet.reply(c, ans, text, deadline)
+	var secret []byte
+	if r != nil {
+		secret = r.current().key
+	}
+	raw, err := a.greet.reply(c, ans, text, secret, g.raw, deadline)
 	if err != nil || ans != answerOK {
 		if ans != answerOK {
 			a.d.log.Log(ctx, LevelRequests, "connection refused", "from", from, "peer", g.node, "for", g.resource, "reason", text)
@@ -202,9 +206,9 @@ func (a *acceptor) judge(ctx context.Context, g *greeting, from netip.Addr) (*re
 	case w != nil && !w.gone():
 		return r, answerOK, ""
 	case r.roleNow().String() == "init" && r.phaseNow() == "":
-		return nil, answerInit, fmt.Sprintf("role init on node %s", a.d.node)
+		return r, answerInit, fmt.Sprintf("role init on node %s", a.d.node)
 	}
-	return nil, answerBusy, fmt.Sprintf("node %s is starting its worker", a.d.node)
+	return r, answerBusy, fmt.Sprintf("node %s is starting its worker", a.d.node)
 }
 
 // match finds the other connection of the pair, or stores c to wait for it. It reports whether c was kept.

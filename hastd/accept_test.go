@@ -31,7 +31,7 @@ func (lineGreeter) read(c net.Conn, deadline time.Time) (g greeting, err error) 
 	return g, nil
 }
 
-func (lineGreeter) reply(c net.Conn, a answer, text string, _ time.Time) ([]byte, error) {
+func (lineGreeter) reply(c net.Conn, a answer, text string, secret, preamble []byte, _ time.Time) ([]byte, error) {
 	raw := []byte{byte(a)}
 	_, err := c.Write(raw)
 	return raw, err

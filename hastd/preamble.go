@@ -30,12 +30,12 @@ func (peerGreeter) read(c net.Conn, deadline time.Time) (g greeting, err error) 
 	return g, nil
 }
 
-func (peerGreeter) reply(c net.Conn, a answer, text string, deadline time.Time) ([]byte, error) {
+func (peerGreeter) reply(c net.Conn, a answer, text string, secret, preamble []byte, deadline time.Time) ([]byte, error) {
 	version := peer.Version
 	if a == answerVersion {
 		version = 0
 	}
-	return peer.WriteReply(c, &peer.Reply{Version: version, Code: answerCodes[a], Text: text}, deadline)
+	return peer.WriteReply(c, &peer.Reply{Version: version, Code: answerCodes[a], Text: text}, secret, preamble, deadline)
 }
 
 // peerLinker dials in the protocol of hastd/peer.
@@ -43,8 +43,9 @@ type peerLinker struct{}
 
 // errAnswer is a peer's refusal.
 type errAnswer struct {
-	code peer.Code
-	text string
+	code   peer.Code
+	text   string
+	proven bool // by somebody with our key
 }
 
 func (e *errAnswer) Error() string {
@@ -90,7 +91,7 @@ func dialOne(ctx context.Context, s *spec, p *peer.Preamble) (c *net.TCPConn, se
 		r, got, err = peer.ReadReply(c, deadline)
 	}
 	if err == nil && r.Code != peer.CodeOK {
-		err = &errAnswer{r.Code, r.Text}
+		err = &errAnswer{r.Code, r.Text, peer.Proven(s.key, sent, got)}
 	}
 	if err == nil {
 		err = peer.Tune(c, s.timeout)
@@ -110,6 +111,9 @@ func outcomeOf(err error) dialOutcome {
 	}
 	switch a.code {
 	case peer.CodeInit:
+		if !a.proven {
+			return dialOutcome{dialRefused, a.Error() + ", says somebody without this node's key: do both nodes have the same key file?"}
+		}
 		return dialOutcome{dialNotPrimary, a.Error()}
 	case peer.CodeBusy:
 		return dialOutcome{dialSilent, a.Error()}

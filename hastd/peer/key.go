@@ -21,6 +21,7 @@ const (
 	purposeInitiator = "hast 1 tls initiator"
 	purposeResponder = "hast 1 tls responder"
 	purposeProof     = "hast 1 proof"
+	purposeReply     = "hast 1 reply"
 )
 
 // derive returns 32 bytes for a purpose: HKDF-SHA256 without salt. The secret is 256 random bits, so extraction needs none.

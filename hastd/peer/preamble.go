@@ -2,6 +2,8 @@ package peer
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -22,7 +24,7 @@ const (
 	PreambleSize = 160
 	ReplySize    = 128
 	// MaxReplyText is the longest text of a reply in bytes.
-	MaxReplyText = 116
+	MaxReplyText = 84
 	// MaxNode is the longest node name in bytes.
 	MaxNode = len(proto.Node{})
 )
@@ -174,9 +176,11 @@ func (r *Reply) Encode() []byte {
 	binary.LittleEndian.PutUint16(b[4:], r.Version)
 	b[6] = byte(r.Code)
 	copy(b[8:8+MaxReplyText], printable(r.Text))
-	binary.LittleEndian.PutUint32(b[124:], crc32.Checksum(b[:124], castagnoli))
+	sumReply(b)
 	return b
 }
+
+func sumReply(b []byte) { binary.LittleEndian.PutUint32(b[124:], crc32.Checksum(b[:124], castagnoli)) }
 
 // ParseReply reads what Encode made.
 func ParseReply(b []byte) (*Reply, error) {
@@ -227,9 +231,33 @@ func ReadPreamble(c net.Conn, deadline time.Time) (*Preamble, []byte, error) {
 	return p, b, err
 }
 
-// WriteReply answers a preamble and returns the bytes sent.
-func WriteReply(c net.Conn, r *Reply, deadline time.Time) ([]byte, error) {
+// replyProof is where a reply's proof lies: HMAC-SHA256 of the preamble, whose token is new each time, and of what comes before it.
+const (
+	replyProof    = 8 + MaxReplyText
+	replyProofEnd = replyProof + sha256.Size
+)
+
+func proveReply(secret, preamble, reply []byte) []byte {
+	m := hmac.New(sha256.New, derive(secret, purposeReply))
+	m.Write(preamble)
+	m.Write(reply[:replyProof])
+	return m.Sum(nil)
+}
+
+// Proven reports whether reply answers preamble and comes from somebody with the secret. Only such a reply may decide about a
+// promotion (rule 9). Both are the bytes that were sent and received.
+func Proven(secret, preamble, reply []byte) bool {
+	return len(secret) > 0 && len(reply) == ReplySize && hmac.Equal(proveReply(secret, preamble, reply), reply[replyProof:replyProofEnd])
+}
+
+// WriteReply answers a preamble, whose bytes it takes, and returns the bytes sent. Without a secret, as for a resource that is
+// unknown here, the reply proves nothing.
+func WriteReply(c net.Conn, r *Reply, secret, preamble []byte, deadline time.Time) ([]byte, error) {
 	b := r.Encode()
+	if len(secret) > 0 {
+		copy(b[replyProof:], proveReply(secret, preamble, b))
+		sumReply(b)
+	}
 	return b, writeAll(c, b, deadline, "reply")
 }
 

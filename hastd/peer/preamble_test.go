@@ -103,7 +103,7 @@ func TestPreambleOverTCP(t *testing.T) {
 	if err != nil || *got != *p || string(raw) != string(sent) {
 		t.Fatalf("%+v, %v", got, err)
 	}
-	sent, err = WriteReply(b, &Reply{Version: 1, Code: CodeOK}, soon)
+	sent, err = WriteReply(b, &Reply{Version: 1, Code: CodeOK}, nil, nil, soon)
 	if err != nil {
 		t.Fatal(err)
 	}
