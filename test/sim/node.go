@@ -266,10 +266,13 @@ func (n *node) forgetful() {
 // failedLocally notes what the worker is about to hear.
 func (n *node) failedLocally(op proto.Op) {
 	n.localFailed = true
+	w := n.w
 	if n.role != proto.RolePrimary {
+		if p := w.peerOf(n); op == proto.OpFlush && (w.super(p.id).Data == proto.DataInconsistent || !w.oracleOf(n).holds(p)) {
+			w.oracleOf(n).dropVolatile() // it may have been the only copy of what it has just lost
+		}
 		return
 	}
-	w := n.w
 	if op == proto.OpFlush && n.m.Status().Link != replica.LinkConnected {
 		n.flushEIO, n.flushEIOAt = true, w.now
 	}

@@ -95,7 +95,12 @@ func (o *oracle) dropVolatile() {
 func (o *oracle) rebase(n *node) {
 	o.base += len(o.volatile)
 	o.volatile = o.volatile[:0]
+	marks := o.w.stableMarks(n.id)
 	for s := range o.floor {
+		if marks.err == nil && marks.never[s/8/o.w.perExtent] { // it has something there by chance, and does not count it (rule 16)
+			o.floor[s], o.stable[s] = 0, 0
+			continue
+		}
 		end := o.w.fate(n.disk.cache[s]).end
 		o.floor[s] = min(o.floor[s], end)
 		o.stable[s] = min(o.stable[s], end, o.w.fate(n.disk.stable[s]).end)
