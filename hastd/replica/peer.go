@@ -199,8 +199,8 @@ func (m *Primary) beginSuper() {
 		}
 		m.setData(proto.DataInconsistent)
 		m.stale = true
+		m.touched()
 	}
-	m.touched()
 	m.step = hsSuper
 	m.stepVer = m.touch()
 	m.frozen |= frStart

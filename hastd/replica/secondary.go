@@ -249,7 +249,9 @@ func (m *Secondary) onStartFrame(body []byte) {
 		m.hangUp("bad START: this copy can't stay up to date")
 		return
 	}
+	intact := m.intact
 	m.touched()
+	m.intact = intact && s.Action == role.NoSync // nothing is written before the service begins
 	switch s.Action {
 	case role.NoSync:
 		m.sb.Current = s.Current

@@ -94,7 +94,7 @@ func (m *Primary) arrive(ev *Event) {
 func (m *Primary) serve() {
 	m.served = true
 	m.sb.Flags |= extent.FlagServed
-	m.sb.Flags &^= extent.FlagIntact
+	m.touched()
 	m.serveVer = m.touch()
 	m.frozen |= frServe
 }

@@ -240,7 +240,9 @@ func (w *world) await(n *node, inc int, until Time, force bool) {
 
 // stop ends a worker in an orderly way, or kills it when that takes too long; then goes on.
 func (w *world) stop(n *node, then func()) {
-	if !n.alive {
+	if !n.alive { // it has just died; what was to succeed it does not
+		n.detach()
+		n.promoted = false
 		w.whenIdle(n, then)
 		return
 	}

@@ -19,7 +19,12 @@ func (w *world) seeFrame(l *link, n *node, f *frame) {
 			l.verdict[n.id] = role.Action(binary.LittleEndian.Uint32(f.body[4:]))
 		}
 		return
-	case wire.TypeHello, wire.TypeBye, wire.TypeKeepalive:
+	case wire.TypeHello:
+		if n.m.Status().DirtyBytes == 0 {
+			clear(l.before[n.id]) // the old connection's sync ended meanwhile; only its pages are still on their way
+		}
+		return
+	case wire.TypeBye, wire.TypeKeepalive:
 		return
 	}
 	if h.Type == wire.TypeSyncDone {
