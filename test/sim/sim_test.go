@@ -80,6 +80,23 @@ func TestSeeds(t *testing.T) {
 	}
 }
 
+// TestRange plays the same seeds each time, so that what one change breaks shows beside what fresh seeds find.
+func TestRange(t *testing.T) {
+	const last = 1000
+	var wg sync.WaitGroup
+	var next atomic.Uint64
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for s := next.Add(1); s <= last && !t.Failed(); s = next.Add(1) {
+				if r := Run(s, Draw(s), false); r.Violation != nil {
+					show(t, r)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
 func show(t *testing.T, r Result) {
 	t.Helper()
 	full := Run(r.Seed, r.Options, true)
