@@ -157,7 +157,8 @@ func TestCreateAndDump(t *testing.T) {
 	s.want(proto.ExitOK, "1.0 MiB", "create", "--force", "-d", "-e", "1M", "-k", "64", "-m", "32M", "data")
 	s.want(proto.ExitUsage, "metadata", "create", "--metadata", s.path("x"), "data")
 	s.want(proto.ExitData, "--adopt", "create", "--adopt", "--force", "data")
-	s.want(proto.ExitOK, "", "create", "--adopt", "mail")
+	s.want(proto.ExitData, "512 or 4096", "create", "--force", "--logical", "1024", "data")
+	s.want(proto.ExitOK, "hastctl create --logical 512 -m 67108864 mail", "create", "--adopt", "--logical", "512", "mail")
 	out := s.want(proto.ExitData, "nope", "dump", "--json", "data", "nope", "mail")
 	var raw []map[string]any
 	if err := json.Unmarshal([]byte(out), &raw); err != nil || len(raw) != 2 {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hast/extent"
 	"hast/hastd/config"
 	"hast/hastd/store"
 	"hast/proto"
@@ -17,6 +18,7 @@ import (
 // createFlags are the options of create as they were typed.
 type createFlags struct {
 	extent, media, metadata string
+	logical                 string
 	hot                     uint32
 	force, adopt            bool
 }
@@ -40,9 +42,11 @@ func newCreate(a *app) *cobra.Command {
 	f.StringVarP(&o.extent, "extentsize", "e", "", "`size` of an extent, a power of two, k/M/G/T (default 2M)")
 	f.Uint32VarP(&o.hot, "hot-extents", "k", 0, "`number` of hot extents (default 512)")
 	f.StringVarP(&o.media, "mediasize", "m", "", "`size` of the data, k/M/G/T (default: all that fits)")
+	f.StringVar(&o.logical, "logical", "", "`size` of the device's blocks, 512 or 4096, the same on both nodes (default 4096; with --adopt the device's own)")
 	f.StringVar(&o.metadata, "metadata", "", "internal, or the `path` of a file or device (default: as configured)")
 	f.BoolVar(&o.force, "force", false, "discard what is on the device")
 	f.BoolVar(&o.adopt, "adopt", false, "keep what is on the device; needs external metadata")
+	c.RegisterFlagCompletionFunc("logical", cobra.FixedCompletions([]string{"512", "4096"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
@@ -88,6 +92,20 @@ func (a *app) createOne(opt store.Options) {
 		return
 	}
 	a.note("%s: created on %s: %s of data in extents of %s, %d of them hot", opt.Name, opt.Local, exact(uint64(sb.DataSize)), size(uint64(sb.ExtentSize)), sb.HotExtents)
+	if opt.Adopt {
+		// Not a note: without it the two nodes would refuse each other.
+		fmt.Fprintf(a.out, "%s: blocks of %d bytes. On the other node, whose copy will be overwritten, run: hastctl create %s%s\n", opt.Name, sb.Logical, peerFlags(&opt, sb), opt.Name)
+	}
+}
+
+// peerFlags are those options of the peer's create without which the handshake refuses: what is not a default here, and
+// the data's size, which a device of another length would not have.
+func peerFlags(opt *store.Options, sb *extent.Superblock) string {
+	flags := fmt.Sprintf("--logical %d -m %d ", sb.Logical, sb.DataSize)
+	if opt.ExtentSize != 0 {
+		flags += fmt.Sprintf("-e %d ", sb.ExtentSize)
+	}
+	return flags
 }
 
 // options turns what was typed into what is common to all resources.
@@ -99,6 +117,15 @@ func (o *createFlags) options() (*store.Options, error) {
 			return nil, err
 		}
 		out.ExtentSize = uint32(n)
+	}
+	switch o.logical {
+	case "":
+	case "512":
+		out.Logical = 512
+	case "4096":
+		out.Logical = 4096
+	default:
+		return nil, &ctl.Error{Code: proto.ExitData, Message: fmt.Sprintf("--logical: %s: the size of a block is 512 or 4096", o.logical)}
 	}
 	if o.media != "" {
 		n, err := sizeFlag("-m", o.media, math.MaxInt64)

@@ -12,8 +12,10 @@ import (
 func Decide(mine, theirs Side) Verdict {
 	// 1-4: facts that forbid any sync, whatever the data says.
 	switch {
+	case mine.DataSize == theirs.DataSize && mine.ExtentSize == theirs.ExtentSize && mine.Logical != theirs.Logical:
+		return Verdict{Refused, 1, blocksDiffer(&mine, &theirs)}
 	case mine.DataSize != theirs.DataSize || mine.ExtentSize != theirs.ExtentSize || mine.Logical != theirs.Logical:
-		return Verdict{Refused, 1, fmt.Sprintf("the sizes differ: %s has %d bytes in extents of %d and blocks of %d, %s has %d, %d and %d; create both with the same -m, -e and logical block",
+		return Verdict{Refused, 1, fmt.Sprintf("the sizes differ: %s has %d bytes in extents of %d and blocks of %d, %s has %d, %d and %d; create both with the same -m, -e and --logical",
 			mine.Node, mine.DataSize, mine.ExtentSize, mine.Logical, theirs.Node, theirs.DataSize, theirs.ExtentSize, theirs.Logical)}
 	case mine.Node == theirs.Node:
 		return Verdict{Refused, 2, "the peer has this node's own name: check remote and the node names"}
@@ -38,6 +40,19 @@ func Decide(mine, theirs Side) Verdict {
 		return Verdict{PeerPrimary, 6, "both nodes are primary: make one of them secondary"}
 	}
 	return guard(&mine, &theirs, v)
+}
+
+// blocksDiffer is what an adopted device and a plain create make: one of 512-byte blocks, and 4096 on the peer.
+func blocksDiffer(mine, theirs *Side) string {
+	keep, lose, where := mine, theirs, "on the node whose copy is to be overwritten"
+	if mine.Blank != theirs.Blank {
+		if mine.Blank {
+			keep, lose = theirs, mine
+		}
+		where = fmt.Sprintf("on %s, whose copy is blank", lose.Node)
+	}
+	return fmt.Sprintf("the sizes differ: %s has blocks of %d bytes, %s of %d; run %s: hastctl role init, hastctl create --force --logical %d (the other node's), hastctl role secondary",
+		keep.Node, keep.Logical, lose.Node, lose.Logical, where, keep.Logical)
 }
 
 // direction compares the data alone.

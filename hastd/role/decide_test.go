@@ -375,6 +375,13 @@ func TestRefusalsSayWhatToDo(t *testing.T) {
 	if why := Decide(small, other).Why; !strings.Contains(why, "4096") || !strings.Contains(why, "1073741824") {
 		t.Errorf("not both sizes: %s", why)
 	}
+	adopted, plain := base(), peerOf(base())
+	adopted.Logical, plain.Logical, plain.Blank, plain.Current = 512, 4096, true, proto.ID{}
+	for _, v := range []Verdict{Decide(adopted, plain), Decide(plain, adopted)} {
+		if v.Action != Refused || !strings.Contains(v.Why, "--logical 512") || !strings.Contains(v.Why, "run on "+plain.Node.String()) {
+			t.Errorf("no way to equal blocks: %s", v.Why)
+		}
+	}
 	stale, newer := base(), peerOf(base())
 	stale.Role, stale.Served = proto.RolePrimary, true
 	newer.Current, newer.Base, newer.Epoch.Number = idB, idA, 6

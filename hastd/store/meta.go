@@ -282,7 +282,7 @@ func (o *Options) super(dev int64, logical uint32) (*extent.Superblock, error) {
 		}
 	}
 	if sb.Logical < logical {
-		return nil, &SizeError{fmt.Sprintf("%s has blocks of %d bytes; the resource can't have smaller ones (%d)", o.Local, logical, sb.Logical)}
+		return nil, &SizeError{fmt.Sprintf("%s has blocks of %d bytes; the resource can't have smaller ones (--logical %d)", o.Local, logical, sb.Logical)}
 	}
 	limit := proto.Offset(dev &^ 4095)
 	if o.Metadata == "" {
