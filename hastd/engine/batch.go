@@ -223,7 +223,7 @@ func (e *Engine) do(j *job) {
 			}
 		}
 		if ev.Errno == proto.OK {
-			ev.Errno = e.disk.FlushMeta()
+			ev.Op, ev.Errno = proto.OpFlush, e.disk.FlushMeta()
 		}
 		e.ages.end(metaTag)
 		e.post(ev)

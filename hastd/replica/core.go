@@ -91,6 +91,8 @@ type core struct {
 	metaPages []int
 	mapList   []extent.Extent
 	metaFail  bool
+	metaAgain bool // a transaction's flush failed: what it wrote is written once more
+	metaDoubt bool // a flush failed while the transaction was under way, and may have dropped what it wrote
 	blocks    []MetaBlock
 	sbBuf     []byte
 	mapBuf    []byte
@@ -326,23 +328,50 @@ func (c *core) addPages() {
 	}
 }
 
-// metaDone takes the answer of a transaction in. It returns false if the
-// metadata area failed, which the caller treats as the loss of the local copy.
-func (c *core) metaDone(errno proto.Errno) bool {
+// metaResult is what became of a metadata transaction.
+type metaResult uint8
+
+const (
+	metaStable  metaResult = iota
+	metaRedone             // it is written once more
+	metaDropped            // its flush failed, so the disk may have dropped data as well; it is written once more
+	metaLost               // the area failed, which the caller treats as the loss of the local copy
+)
+
+// metaDone takes the answer of a transaction in.
+func (c *core) metaDone(ev *Event) metaResult {
 	if !c.metaBusy {
 		panic("replica: metadata answer without a transaction")
 	}
 	c.metaBusy = false
-	if errno != proto.OK {
-		c.metaFail = true
+	doubt := c.metaDoubt
+	c.metaDoubt = false
+	if ev.Errno != proto.OK || doubt {
 		if c.metaMap {
 			c.hot.Failed()
 		}
+		if c.metaSB != 0 {
+			c.mirrored = 0
+		}
 		for _, p := range c.metaPages {
 			c.pageMod[p] = true
+			if !c.pageWant[p] {
+				c.pageWant[p] = true
+				c.wanted++
+			}
 		}
-		return false
+		switch {
+		case ev.Errno == proto.OK:
+			return metaRedone
+		case ev.Op == proto.OpFlush && !c.metaAgain:
+			c.metaAgain = true
+			c.dropped()
+			return metaDropped
+		}
+		c.metaFail = true
+		return metaLost
 	}
+	c.metaAgain = false
 	if c.metaSB != 0 {
 		c.stable = c.metaSB
 		c.slot = 1 - c.slot
@@ -359,7 +388,14 @@ func (c *core) metaDone(errno proto.Errno) bool {
 			}
 		}
 	}
-	return true
+	return metaStable
+}
+
+// dropped follows every flush that failed. Data and metadata share a disk, and one flush's failure may be all that
+// ever tells of what the disk dropped of either.
+func (c *core) dropped() {
+	c.cnt.LocalFlushErrors++
+	c.metaDoubt = c.metaBusy
 }
 
 // settled reports whether e may leave the activity map as far as marks on disk

@@ -41,7 +41,7 @@ const (
 	EvDisk
 	// EvDigest: EfDigest finished. Tag, Errno; Mask is the comparison's result on the Secondary.
 	EvDigest
-	// EvMeta: the metadata transaction (EfMeta) finished. Errno.
+	// EvMeta: the metadata transaction (EfMeta) finished. Errno; Op is OpFlush if it was the flush that failed.
 	EvMeta
 	// EvPeerUp: an authenticated connection pair exists. Conn. At most one at a
 	// time: the engine sends EvPeerDown for the old one first.

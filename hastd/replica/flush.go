@@ -100,15 +100,10 @@ func (m *Primary) flushedLocal(i int, errno proto.Errno) {
 	m.flushLocal--
 	f.local = partDone
 	if errno != proto.OK {
-		m.cnt.LocalFlushErrors++
+		m.dropped()
 		f.local = partFailed
-		if m.local && m.established && m.peerWhole {
-			m.sb.Flags |= extent.FlagFlushFailed
-			m.touch()
-		}
-		if m.local && !m.loseLocal("a flush failed: %s", errno) {
+		if !m.flushLost("a flush failed: %s", errno) {
 			f.errno = proto.EIO
-			m.failFlush()
 		}
 	} else if !m.local {
 		f.local = partFailed
@@ -118,6 +113,23 @@ func (m *Primary) flushedLocal(i int, errno proto.Errno) {
 		m.genFlushed()
 	}
 	m.settleFlush(i)
+}
+
+// flushLost gives the local copy up, or, if there is no other that is whole, what it may have dropped. It returns false
+// in the latter case.
+func (m *Primary) flushLost(format string, errno proto.Errno) bool {
+	if !m.local {
+		return true
+	}
+	if m.established && m.peerWhole {
+		m.sb.Flags |= extent.FlagFlushFailed
+		m.touch()
+	}
+	if m.loseLocal(format, errno) {
+		return true
+	}
+	m.failFlush()
+	return false
 }
 
 // apart reports whether the peer may lack something that is stable here.
@@ -137,6 +149,11 @@ func (m *Primary) failFlush() {
 		if r.tainted && !r.replied {
 			r.errno = proto.EIO
 			m.settle(Tag(i))
+		}
+	}
+	for i := range m.flushes {
+		if f := &m.flushes[i]; f.active && f.local == partPending {
+			f.errno = proto.EIO // whatever it says: what it was to cover may be gone
 		}
 	}
 	for i := m.cfg.AppTags; i < len(m.reqs); i++ {

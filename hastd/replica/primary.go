@@ -150,7 +150,7 @@ func (m *Primary) Step(now Time, ev *Event, out *Effects) {
 	case EvDigest:
 		m.onDigest(ev)
 	case EvMeta:
-		m.onMeta(ev.Errno)
+		m.onMeta(ev)
 	case EvPeerUp:
 		m.onPeerUp(ev.Conn)
 	case EvPeerDown:
@@ -379,9 +379,18 @@ func (m *Primary) thaw(why freeze) {
 }
 
 // onMeta follows a metadata transaction: everything that waited for it.
-func (m *Primary) onMeta(errno proto.Errno) {
-	if !m.metaDone(errno) {
-		m.loseLocal("the metadata area failed: %s", errno)
+func (m *Primary) onMeta(ev *Event) {
+	switch m.metaDone(ev) {
+	case metaRedone:
+		return
+	case metaDropped:
+		m.flushLost("a flush of the metadata failed: %s", ev.Errno)
+		return
+	case metaLost:
+		m.loseLocal("the metadata area failed: %s", ev.Errno)
+		if y := &m.sync; y.cured && y.seal == sealSuper && m.stable < y.sealVer {
+			m.flushFailed = true // on disk it still is
+		}
 		m.failWaiters()
 		return
 	}

@@ -71,7 +71,7 @@ func (m *Secondary) Step(now Time, ev *Event, out *Effects) {
 	case EvDigest:
 		m.onDigest(ev)
 	case EvMeta:
-		m.onMeta(ev.Errno)
+		m.onMeta(ev)
 	case EvPeerUp:
 		m.pending, m.early = ev.Conn, m.early[:0]
 	case EvPeerDown:
@@ -277,15 +277,24 @@ func (m *Secondary) onStartFrame(body []byte) {
 	m.stepVer = m.touch()
 }
 
-func (m *Secondary) onMeta(errno proto.Errno) {
-	if !m.metaDone(errno) {
+func (m *Secondary) onMeta(ev *Event) {
+	switch m.metaDone(ev) {
+	case metaRedone:
+		return
+	case metaDropped:
+		m.outOfSync(true)
+		m.report(ReportLocalLost, 0, "a flush of the metadata failed: %s; this copy is inconsistent until it is synced", ev.Errno)
+		m.step, m.verdict = hsNone, verdictState{} // no service on this connection
+		m.hangUp("the secondary's disk can't flush: %s", ev.Errno)
+		return
+	case metaLost:
 		// Rule 6: we can't record, so the primary has to: for it we are lost.
-		m.report(ReportLocalLost, 0, "the metadata area failed: %s", errno)
+		m.report(ReportLocalLost, 0, "the metadata area failed: %s", ev.Errno)
 		m.dead = true
 		for m.acks.len() > 0 {
 			m.finish(m.acks.pop())
 		}
-		m.hangUp("the secondary's metadata area failed: %s", errno)
+		m.hangUp("the secondary's metadata area failed: %s", ev.Errno)
 		return
 	}
 	m.tryService()
@@ -497,7 +506,7 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 	if t == m.stopTag() && m.stopFlush != partPending {
 		m.startFlush = partDone
 		if errno != proto.OK {
-			m.cnt.LocalFlushErrors++
+			m.dropped()
 			m.touched()
 			m.sb.Flags |= extent.FlagFlushFailed
 			m.touch()
@@ -511,7 +520,7 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 	if t == m.stopTag() {
 		m.stopFlush = partDone
 		if errno != proto.OK {
-			m.cnt.LocalFlushErrors++
+			m.dropped()
 			// What was acknowledged as flushed is safe; the rest the primary has marked.
 			m.touched()
 			m.sb.Flags |= extent.FlagFlushFailed
@@ -544,7 +553,7 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 	case wire.TypeFlush:
 		m.flushOn = false
 		if errno != proto.OK {
-			m.cnt.LocalFlushErrors++
+			m.dropped()
 		}
 	default:
 		m.writes--
@@ -566,15 +575,21 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 
 // fail records, before the primary hears of it, that this copy failed (rules 6, 11).
 func (m *Secondary) fail(r *sreq) {
+	r.ver = m.outOfSync(r.head.Type == wire.TypeFlush)
+	m.report(ReportLocalLost, 0, "a %s at %d (%d bytes) failed: %s; this copy is inconsistent until it is synced", opName(r.head.Type), r.head.Offset, r.head.Length, r.errno)
+}
+
+// outOfSync says that this copy lacks something, and returns the version to wait for. flush: a flush failed.
+func (m *Secondary) outOfSync(flush bool) uint64 {
 	m.dead = true
+	m.done, m.newGen = false, false // the primary hears of the failure instead
 	m.touched()
 	m.setData(proto.DataInconsistent)
-	if r.head.Type == wire.TypeFlush {
+	if flush {
 		m.sb.Flags |= extent.FlagFlushFailed
 	}
-	r.ver = m.touch()
-	m.failVer = r.ver
-	m.report(ReportLocalLost, 0, "a %s at %d (%d bytes) failed: %s; this copy is inconsistent until it is synced", opName(r.head.Type), r.head.Offset, r.head.Length, r.errno)
+	m.failVer = m.touch()
+	return m.failVer
 }
 
 func opName(t wire.Type) string {

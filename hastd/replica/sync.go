@@ -19,6 +19,7 @@ type syncState struct {
 	rewrite  bool // a copy's flush failed: blocks are written anew even where they read the same (rule 11)
 	seal     sealStep
 	sealVer  uint64
+	cured    bool // the end of a session ended what a failed flush had left here, too
 	cursor   extent.Block
 	barren   Time // no piece was found; look again then
 	pause    Time // a disk failed a piece; try again then
@@ -445,7 +446,8 @@ func (m *Primary) seal() {
 	m.sb.Flags &^= extent.FlagAllDirty
 	if !y.source {
 		m.sb.Flags &^= extent.FlagFlushFailed
-		m.flushFailed = false
+		y.cured = m.flushFailed
+		m.flushFailed = m.flushFailed && m.metaFail // what can't be taken back on disk stands
 		m.pushHistory(m.sb.Current)
 		m.sb.Current, m.sb.History, m.sb.Base = m.peer.Current, m.peer.History, proto.ID{}
 		m.sb.GenSince, m.sb.GenNode = m.peer.GenSince, m.peer.GenNode

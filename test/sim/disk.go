@@ -209,6 +209,15 @@ func (d *disk) loseLog(n int) {
 			op.mark = max(0, op.mark-n)
 		}
 	}
+	d.loseMeta() // a transaction under way has been written to the same disk; its own flush will not tell
+}
+
+// loseMeta is a failed flush's effect on metadata that no flush has covered.
+func (d *disk) loseMeta() {
+	for i := range d.metaLog {
+		d.keepMeta(&d.metaLog[i], d.w.rnd.n(3))
+	}
+	d.metaLog = d.metaLog[:0]
 }
 
 // powerLoss keeps of what was not flushed whatever chance wants, sector by sector at the edge of a torn write.
@@ -233,10 +242,7 @@ func (d *disk) powerLoss() {
 	}
 	d.log = d.log[:0]
 	copy(d.cache, d.stable)
-	for i := range d.metaLog {
-		d.keepMeta(&d.metaLog[i], r.n(3))
-	}
-	d.metaLog = d.metaLog[:0]
+	d.loseMeta()
 	d.metaN = 0
 	copy(d.meta, d.metaStable)
 	d.metaGen++
@@ -252,8 +258,8 @@ func (d *disk) keepMeta(m *metaWrite, how int) {
 }
 
 // submitMeta writes blocks and flushes. The blocks are copied: what the
-// machine keeps unchanged is not relied upon here.
-func (d *disk) submitMeta(blocks []metaWrite, then func(proto.Errno)) {
+// machine keeps unchanged is not relied upon here. then is told which of the two failed.
+func (d *disk) submitMeta(blocks []metaWrite, then func(proto.Op, proto.Errno)) {
 	w := d.w
 	d.metaLog = append(d.metaLog, blocks...)
 	d.metaN++
@@ -267,23 +273,23 @@ func (d *disk) submitMeta(blocks []metaWrite, then func(proto.Errno)) {
 			return
 		}
 		d.metaN--
-		bad := d.fails(w.opt.MetaError)
-		for i := range d.metaLog {
-			m := &d.metaLog[i]
-			if bad {
-				d.keepMeta(m, w.rnd.n(3))
-			} else {
+		op, errno := proto.OpFlush, proto.OK
+		switch {
+		case !d.fails(w.opt.MetaError):
+			for _, m := range d.metaLog {
 				copy(d.metaStable[m.off:], m.data)
 			}
+			d.metaLog = d.metaLog[:0]
+		case w.rnd.one(2):
+			op, errno = proto.OpWrite, proto.EIO
+			d.loseMeta()
+		default:
+			errno = proto.EIO
+			d.loseLog(len(d.log))
 		}
-		d.metaLog = d.metaLog[:0]
 		copy(d.meta, d.metaStable)
 		d.metaGen++
-		if bad {
-			then(proto.EIO)
-			return
-		}
-		then(proto.OK)
+		then(op, errno)
 	})
 }
 

@@ -343,15 +343,18 @@ func (n *node) persist(blocks []replica.MetaBlock) {
 		list[i] = metaWrite{b.Off, append([]byte(nil), b.Data...)}
 	}
 	inc := n.inc
-	n.disk.submitMeta(list, func(errno proto.Errno) {
+	n.disk.submitMeta(list, func(op proto.Op, errno proto.Errno) {
 		if n.inc != inc {
+			if errno != proto.OK && op == proto.OpFlush {
+				n.forgetful()
+			}
 			return
 		}
 		if errno != proto.OK {
 			n.metaFailed = true
-			n.failedLocally(proto.OpWrite)
+			n.failedLocally(op)
 		}
-		n.step(&replica.Event{Kind: replica.EvMeta, Errno: errno})
+		n.step(&replica.Event{Kind: replica.EvMeta, Op: op, Errno: errno})
 	})
 }
 

@@ -18,6 +18,11 @@ func (w *world) seeFrame(l *link, n *node, f *frame) {
 		if len(f.body) >= 8 {
 			l.verdict[n.id] = role.Action(binary.LittleEndian.Uint32(f.body[4:]))
 		}
+		if l.verdict == [2]role.Action{role.NoSync, role.NoSync} {
+			for _, n := range w.nodes {
+				n.flushEIO = n.flushEIO && !w.oracleOf(n).keeps(n) // nothing was in doubt: there is nothing to sync
+			}
+		}
 		return
 	case wire.TypeHello:
 		if n.m.Status().DirtyBytes == 0 {
@@ -29,11 +34,6 @@ func (w *world) seeFrame(l *link, n *node, f *frame) {
 	}
 	if h.Type == wire.TypeSyncDone {
 		w.nodes[0].flushEIO, w.nodes[1].flushEIO = false, false
-	}
-	if h.Type == wire.TypeStarted {
-		for _, n := range w.nodes {
-			n.flushEIO = n.flushEIO && !w.oracleOf(n).keeps(n) // nothing was in doubt: there is nothing to sync
-		}
 	}
 	if n.role == proto.RoleSecondary {
 		w.ruleFailureRecorded(n, h)
