@@ -13,8 +13,10 @@ type request struct {
 	fua   bool
 	ver   version
 	inv   Time
-	// floor is, for a read, what every sector must at least show (rule 10).
+	// floor is, for a read, what every sector must at least show (rule 10); for a flush, what was promised before it, and drops
+	// tells whether that was given up since.
 	floor []Time
+	drops int
 	laxer proto.Mode // the laxest mode since it was issued
 	sent  bool
 	done  bool
@@ -138,6 +140,9 @@ func (n *node) offer(r *request) {
 	case proto.OpFlush:
 		if r.seen == 0 {
 			r.seen = o.base + len(o.volatile)
+			if w.opt.PowerLoss > 0 && r.floor == nil {
+				r.floor, r.drops = o.promises(), o.drops
+			}
 		}
 	}
 	n.step(&ev)

@@ -13,6 +13,8 @@ type frame struct {
 	body []byte
 	vers []version // what the payload, or the zeroes, stand for
 	due  Time
+	came int  // the receiver's count of frames that its disk has to do with
+	done bool // its disk has done it
 }
 
 // stream is one direction of one of a link's two connections: first in, first out.

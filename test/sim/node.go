@@ -52,6 +52,7 @@ type node struct {
 	front    front
 
 	memory       [appTags]*frame // secondary: frames that the machine holds, by tag
+	came         int             // counts them
 	lastLoss     Time            // when its disk last lost something
 	intact       bool            // in sync at the last look, and no worker ended since
 	lostVolatile bool            // lost power as primary since
@@ -74,6 +75,14 @@ func (n *node) hasTag() bool {
 		}
 	}
 	return false
+}
+
+// inMemory returns the frame that a secondary carries out under tag t, if it does.
+func (n *node) inMemory(t replica.Tag) *frame {
+	if int(t) >= appTags {
+		return nil
+	}
+	return n.memory[t]
 }
 
 func (n *node) takeTag() replica.Tag {
@@ -230,6 +239,7 @@ func (n *node) submit(e *replica.Effect) {
 		copy(op.vers, n.content(e.Tag, e.Op, cnt))
 		w.ruleMarkedFirst(n, e, first, cnt)
 	}
+	w.ruleStreamOrder(n, e)
 	inc, tag := n.inc, e.Tag
 	n.disk.submit(op, func(errno proto.Errno) {
 		if n.inc != inc {
@@ -237,6 +247,9 @@ func (n *node) submit(e *replica.Effect) {
 				n.forgetful()
 			}
 			return
+		}
+		if f := n.inMemory(tag); f != nil {
+			f.done = true
 		}
 		ev := replica.Event{Kind: replica.EvDisk, Tag: tag, Errno: errno}
 		if op.op == proto.OpRead && errno == proto.OK {
@@ -398,6 +411,8 @@ func (n *node) receive(conn replica.Conn, f *frame) {
 	} else if f.head.Type < wire.TypeAck {
 		ev.Tag = n.takeTag()
 		copy(n.bufs[ev.Tag], f.vers)
+		n.came++
+		f.came = n.came
 		n.memory[ev.Tag] = f
 	}
 	n.step(&ev)

@@ -98,6 +98,19 @@ func (w *world) workerEnds(n *node) {
 	n.intact = false
 }
 
+// afterFlush takes, now and then, the power of the peer right after a flush was acknowledged: that is when most is under way there that
+// must not come before it.
+func (w *world) afterFlush(n *node) {
+	if w.opt.PowerLoss == 0 || !w.faults || !w.rnd.one(60) {
+		return
+	}
+	w.after(w.rnd.skew(10*usec, 4*msec), func() {
+		if w.faults {
+			w.powerOff(w.peerOf(n))
+		}
+	})
+}
+
 // powerOff takes the power away, and gives it back.
 func (w *world) powerOff(n *node) {
 	if !n.up || w.split {
@@ -116,6 +129,9 @@ func (w *world) powerOff(n *node) {
 	n.promoted = false
 	n.disk.powerLoss()
 	n.lastLoss = w.now
+	if !primary {
+		w.ruleBarriers(n)
+	}
 	if primary {
 		sp := w.super(p.id)
 		if w.lags() || !p.alive || !p.intact || p.metaFailed || sp.Data != proto.DataUpToDate || !o.holds(p) || w.split || w.disqualified(p, n) {

@@ -26,6 +26,42 @@ type oracle struct {
 	// volatile are the acknowledged writes that no flush covers yet, the oldest first; base is how many came before.
 	volatile []version
 	base     int
+	// barriers are the last acknowledged flushes; drops counts how often promises were given up.
+	barriers []barrier
+	drops    int
+}
+
+// barrier is an acknowledged flush: what was promised when it was issued, and when it was acknowledged. Whatever was issued after that
+// comes after all of it on the peer's disk, too.
+type barrier struct {
+	at    Time
+	floor []Time
+}
+
+const maxBarriers = 16
+
+// barred notes an acknowledged flush, and gives back the memory of the oldest.
+func (o *oracle) barred(r *request, now Time) {
+	if r.floor == nil || r.drops != o.drops {
+		return
+	}
+	if len(o.barriers) == maxBarriers {
+		o.w.spare = append(o.w.spare, o.barriers[0].floor)
+		o.barriers = append(o.barriers[:0], o.barriers[1:]...)
+	}
+	o.barriers = append(o.barriers, barrier{now, r.floor})
+}
+
+// promises returns a copy of what is promised now.
+func (o *oracle) promises() []Time {
+	w := o.w
+	if n := len(w.spare); n > 0 {
+		f := w.spare[n-1]
+		w.spare = w.spare[:n-1]
+		copy(f, o.floor)
+		return f
+	}
+	return append(make([]Time, 0, len(o.floor)), o.floor...)
 }
 
 func newOracle(w *world) *oracle {
@@ -88,6 +124,7 @@ func (o *oracle) flushed(seen int) {
 func (o *oracle) dropVolatile() {
 	o.base += len(o.volatile)
 	o.volatile = o.volatile[:0]
+	o.barriers, o.drops = o.barriers[:0], o.drops+1
 	copy(o.floor, o.stable)
 }
 
@@ -95,6 +132,7 @@ func (o *oracle) dropVolatile() {
 func (o *oracle) rebase(n *node) {
 	o.base += len(o.volatile)
 	o.volatile = o.volatile[:0]
+	o.barriers, o.drops = o.barriers[:0], o.drops+1
 	marks := o.w.stableMarks(n.id)
 	for s := range o.floor {
 		if marks.err == nil && marks.never[s/8/o.w.perExtent] { // it has something there by chance, and does not count it (rule 16)
@@ -132,6 +170,7 @@ func (o *oracle) clone() *oracle {
 	c.floor = append([]Time(nil), o.floor...)
 	c.stable = append([]Time(nil), o.stable...)
 	c.volatile = append([]version(nil), o.volatile...)
+	c.barriers = nil
 	return &c
 }
 
@@ -153,6 +192,8 @@ func (w *world) judge(n *node, r *request, errno proto.Errno, buf []version) {
 	case proto.OpFlush:
 		w.ruleFlushAck(n, o, r)
 		o.flushed(r.seen)
+		o.barred(r, w.now)
+		w.afterFlush(n)
 	default:
 		o.promised(r, w.now)
 		if n.alive && n.m.Status().LocalLost && w.peerOf(n).lastLoss >= r.inv {

@@ -73,6 +73,7 @@ type world struct {
 	slab  []version
 	tslab []Time
 	bslab []bool
+	spare [][]Time // memory of barriers
 }
 
 // slice returns n fresh versions of the run's memory; with 0, a slice to append to.
