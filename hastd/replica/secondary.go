@@ -282,8 +282,12 @@ func (m *Secondary) onMeta(ev *Event) {
 	case metaRedone:
 		return
 	case metaDropped:
-		m.outOfSync(true)
-		m.report(ReportLocalLost, 0, "a flush of the metadata failed: %s; this copy is inconsistent until it is synced", ev.Errno)
+		if m.started {
+			m.outOfSync(true)
+			m.report(ReportLocalLost, 0, "a flush of the metadata failed: %s; this copy is inconsistent until it is synced", ev.Errno)
+		} else {
+			m.doubted()
+		}
 		m.step, m.verdict = hsNone, verdictState{} // no service on this connection
 		m.hangUp("the secondary's disk can't flush: %s", ev.Errno)
 		return
@@ -507,9 +511,7 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 		m.startFlush = partDone
 		if errno != proto.OK {
 			m.dropped()
-			m.touched()
-			m.sb.Flags |= extent.FlagFlushFailed
-			m.touch()
+			m.doubted()
 			m.step, m.verdict = hsNone, verdictState{} // no service on this connection
 			m.hangUp("the secondary's disk can't flush: %s", errno)
 			return
@@ -521,10 +523,7 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 		m.stopFlush = partDone
 		if errno != proto.OK {
 			m.dropped()
-			// What was acknowledged as flushed is safe; the rest the primary has marked.
-			m.touched()
-			m.sb.Flags |= extent.FlagFlushFailed
-			m.touch()
+			m.doubted()
 		}
 		return
 	}
@@ -590,6 +589,15 @@ func (m *Secondary) outOfSync(flush bool) uint64 {
 	}
 	m.failVer = m.touch()
 	return m.failVer
+}
+
+// doubted follows a flush that failed out of service. What was acknowledged as flushed is safe; the rest is marked, by the primary or, if this
+// copy was one, by its activity map. So the copy is in doubt where there are marks, and not worthless: after a crash it may be the only one
+// that has what async acknowledged, and the next verdict weighs that.
+func (m *Secondary) doubted() {
+	m.touched()
+	m.sb.Flags |= extent.FlagFlushFailed
+	m.touch()
 }
 
 func opName(t wire.Type) string {

@@ -56,6 +56,7 @@ type node struct {
 	lastLoss     Time            // when its disk last lost something
 	intact       bool            // in sync at the last look, and no worker ended since
 	lostVolatile bool            // lost power as primary since
+	flushLost    bool            // a flush failed here while the peer was away, and the peer has what that may have dropped
 	localFailed  bool            // this worker was told of a failed local write, flush or metadata transaction
 	flushEIO     bool            // rule 11: a flush failed here without a peer
 	flushEIOAt   Time
@@ -281,7 +282,7 @@ func (n *node) failedLocally(op proto.Op) {
 	n.localFailed = true
 	w := n.w
 	if n.role != proto.RolePrimary {
-		if p := w.peerOf(n); op == proto.OpFlush && (w.super(p.id).Data == proto.DataInconsistent || !w.oracleOf(n).holds(p)) {
+		if p := w.peerOf(n); op == proto.OpFlush && (w.super(p.id).Data == proto.DataInconsistent || p.flushLost || !w.oracleOf(n).holds(p)) {
 			w.oracleOf(n).dropVolatile() // it may have been the only copy of what it has just lost
 		}
 		return
@@ -290,12 +291,26 @@ func (n *node) failedLocally(op proto.Op) {
 		n.flushEIO, n.flushEIOAt = true, w.now
 	}
 	alone := n.m.Status().Link != replica.LinkConnected
-	if p := w.peerOf(n); n.link == nil || w.lags() && alone || w.super(p.id).Data != proto.DataUpToDate || !w.oracleOf(n).holds(p) {
-		w.oracleOf(n).dropVolatile() // there was no other copy
+	p, o := w.peerOf(n), w.oracleOf(n)
+	switch {
+	case n.link != nil && !(w.lags() && alone) && w.super(p.id).Data == proto.DataUpToDate && o.holds(p):
+	case op == proto.OpFlush && w.standsBy(p, n):
+		n.flushLost = true // it is the source when they meet, and then has to be as good as now
+	default:
+		o.dropVolatile() // there was no other copy
 	}
 	if w.lags() {
 		w.oracleOf(n).rebase(w.peerOf(n)) // the peer's copy stands in; what was under way to it is async's lag
 	}
+}
+
+// standsBy reports whether p, which is not connected, has everything that n may have lost by a failed flush, and is known to: it is of n's generation,
+// and the mode waited for its disk (rule 23.1 of the verdicts).
+func (w *world) standsBy(p, n *node) bool {
+	sp, sn := w.super(p.id), w.super(n.id)
+	return w.opt.Mode == proto.ModeFullsync && !w.lags() && !w.everSplit && sp.Current == sn.Current && !sp.Current.IsZero() &&
+		(sp.Data == proto.DataUpToDate || sp.Data == proto.DataConsistent) && sp.Flags&extent.FlagFlushFailed == 0 &&
+		!p.flushLost && !p.lostVolatile && !p.localFailed && w.oracleOf(n).holds(p)
 }
 
 // lags reports whether acknowledged writes may be under way to the peer only.

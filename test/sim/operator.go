@@ -139,7 +139,7 @@ func (w *world) powerOff(n *node) {
 		} else {
 			n.lostVolatile = true
 		}
-	} else if !p.up || !p.promoted || w.split || !o.holds(p) {
+	} else if !p.up || !p.promoted || w.split || p.flushLost || !o.holds(p) {
 		o.dropVolatile()
 	}
 	w.ruleDifferencesMarked("after the power of " + n.name.String() + " failed")
@@ -175,6 +175,7 @@ func (w *world) noteSync() bool {
 			s.InFlight+t.InFlight == 0 && !n.link.silent[0] && !n.link.silent[1] {
 			n.intact, p.intact = true, true
 			n.lostVolatile, p.lostVolatile = false, false
+			n.flushLost, p.flushLost = false, false
 			return true
 		}
 	}

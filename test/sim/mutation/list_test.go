@@ -128,7 +128,7 @@ var list = []mutation{
 		"rule06,liveness", 4000, false},
 	{"a copy that failed a flush is a source", "hastd/role/decide.go",
 		"	if mine.FlushFailed != theirs.FlushFailed {", "	if false {",
-		"rule10,rule01,rule11", 20000, false},
+		"rule10,rule01,rule11", 4000, false},
 	{"a generation begins before the flush", replica + "write.go",
 		"	if m.genHold = m.local && !m.sb.Current.IsZero() && !m.metaFail; !m.genHold {", "	if !m.genHold {",
 		"rule10,rule01,rule11,rule06", 20000, false},
