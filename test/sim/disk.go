@@ -95,7 +95,7 @@ func (d *disk) complete(op *diskOp) proto.Errno {
 			}
 		}
 	case proto.OpFlush:
-		if d.fails(w.opt.FlushError) {
+		if d.fails(w.opt.FlushError) || d.metaN > 0 && d.fails(w.opt.DoubtError) {
 			d.loseLog(op.mark)
 			return proto.EIO
 		}

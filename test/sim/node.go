@@ -298,6 +298,9 @@ func (n *node) failedLocally(op proto.Op) {
 		n.flushLost = true // it is the source when they meet, and then has to be as good as now
 	default:
 		o.dropVolatile() // there was no other copy
+		if n.link != nil {
+			w.onlyReceived(p)
+		}
 	}
 	if w.lags() {
 		w.oracleOf(n).rebase(w.peerOf(n)) // the peer's copy stands in; what was under way to it is async's lag
@@ -311,6 +314,14 @@ func (w *world) standsBy(p, n *node) bool {
 	return w.opt.Mode == proto.ModeFullsync && !w.lags() && !w.everSplit && sp.Current == sn.Current && !sp.Current.IsZero() &&
 		(sp.Data == proto.DataUpToDate || sp.Data == proto.DataConsistent) && sp.Flags&extent.FlagFlushFailed == 0 &&
 		!p.flushLost && !p.lostVolatile && !p.localFailed && w.oracleOf(n).holds(p)
+}
+
+// onlyReceived follows the loss of what memsync's flushes leave to the peer's memory, when the peer's is the only copy that is left: a person decides
+// then (safety.md, "and then the peer, too").
+func (w *world) onlyReceived(p *node) {
+	if w.opt.Mode == proto.ModeMemsync && w.super(p.id).Data == proto.DataUpToDate {
+		w.oracleOf(p).rebase(p)
+	}
 }
 
 // lags reports whether acknowledged writes may be under way to the peer only.

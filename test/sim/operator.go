@@ -142,6 +142,9 @@ func (w *world) powerOff(n *node) {
 	} else if !p.up || !p.promoted || w.split || p.flushLost || !o.holds(p) {
 		o.dropVolatile()
 	}
+	if !primary && (p.localOut && !p.alive || p.alive && p.m.Status().LocalLost) {
+		w.onlyReceived(n)
+	}
 	w.ruleDifferencesMarked("after the power of " + n.name.String() + " failed")
 	w.after(w.rnd.skew(100*msec, 8*sec), func() {
 		n.up = true

@@ -24,6 +24,7 @@ type Options struct {
 	WriteError int
 	FlushError int
 	MetaError  int
+	DoubtError int  // of a flush while a metadata transaction is under way: it loses what that has written, and the transaction's own flush does not tell
 	ErrorNode  int  // the node whose disk fails: 0, 1, or 2 for either
 	Stall      int  // per million disk operations take seconds
 	SlowNet    bool // delays of up to 50 ms
@@ -68,7 +69,15 @@ func Draw(seed uint64) Options {
 		o.MetaError = pick(&r, 0, 0, 5000)
 	}
 	o.Stall = pick(&r, 0, 0, 500, 3000)
+	o.drawMore(random{seed*0xd1342543de82ef95 + 7})
 	return o
+}
+
+// drawMore makes the newer parts of the plan, from numbers of their own: so the older parts of a seed's plan stay what they were.
+func (o *Options) drawMore(r random) {
+	if o.FlushError > 0 {
+		o.DoubtError = pick(&r, 0, 100000, 400000)
+	}
 }
 
 func pick(r *random, v ...int) int { return v[r.n(len(v))] }

@@ -180,6 +180,9 @@ func (w *world) judge(n *node, r *request, errno proto.Errno, buf []version) {
 	if errno != proto.OK {
 		w.ruleNoErrors(n, errno)
 		o.ended(r, w.now)
+		if r.op != proto.OpFlush {
+			w.spot = r.first // who was told of an error looks at the same place again
+		}
 		return
 	}
 	if r.op != proto.OpRead {

@@ -40,10 +40,10 @@ func (w *world) ruleStreamOrder(n *node, e *replica.Effect) {
 func changes(f *frame) bool { return f.head.Type == wire.TypeWrite || f.head.Type == wire.TypeZero }
 
 // ruleBarriers judges what a loss of power left on a secondary in sync: if it has a write that was issued after a flush was acknowledged,
-// it has everything that was acknowledged before that flush was issued.
+// it has everything that was acknowledged before that flush was issued. (A worker whose disk has just failed may lose power before it can say so.)
 func (w *world) ruleBarriers(n *node) {
 	s, p, o := w.super(n.id), w.super(1-n.id), w.oracleOf(n)
-	if n.role != proto.RoleSecondary || w.everSplit || s.Data != proto.DataUpToDate || s.Current.IsZero() || s.Current != p.Current || s.Flags&extent.FlagFlushFailed != 0 {
+	if n.role != proto.RoleSecondary || w.everSplit || n.localFailed || s.Data != proto.DataUpToDate || s.Current.IsZero() || s.Current != p.Current || s.Flags&extent.FlagFlushFailed != 0 {
 		return
 	}
 	var newest Time
