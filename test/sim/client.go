@@ -127,7 +127,7 @@ func (n *node) offer(r *request) {
 	r.sent = true
 	n.client[t] = r
 	w, o := n.w, n.w.oracleOf(n)
-	ev := replica.Event{Kind: replica.EvIO, Tag: t, Op: r.op, Off: proto.Offset(r.first) * sector, Len: proto.Length(r.n) * sector, FUA: r.fua}
+	ev := replica.Event{Kind: replica.EvIO, Tag: t, Op: r.op, Off: proto.Offset(w.skip+r.first) * sector, Len: proto.Length(r.n) * sector, FUA: r.fua}
 	switch r.op {
 	case proto.OpRead:
 		if r.floor == nil {

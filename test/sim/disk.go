@@ -250,6 +250,9 @@ func (d *disk) powerLoss() {
 
 // keepMeta lets all (0), none (1) or some sectors of a metadata write survive.
 func (d *disk) keepMeta(m *metaWrite, how int) {
+	if how == 2 && d.w.skip > 0 && m.off < d.w.lay.Map[0] {
+		how = d.w.rnd.n(2) // half a page means that all of it is dirty, and most of it is not simulated here
+	}
 	for at := 0; at < len(m.data); at += sector {
 		if how == 0 || how == 2 && d.w.rnd.one(2) {
 			copy(d.metaStable[m.off+int64(at):], m.data[at:at+sector])

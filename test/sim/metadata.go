@@ -88,35 +88,38 @@ func (w *world) stableMarks(n int) *marks {
 	}
 	if m.dirty == nil {
 		m.dirty, m.hot, m.never = make([]bool, w.blocks), make([]bool, w.extents), make([]bool, w.extents)
-		m.page, m.ring = make([]byte, extent.PageSize), make([]byte, len(w.lay.Map)*w.lay.MapSlot)
-		m.bits, m.exts = extent.NewBitmap(extent.Block(w.blocks)), extent.NewExtents(extent.Extent(w.extents))
+		m.page, m.ring = make([]byte, w.lay.PageCount*extent.PageSize), make([]byte, len(w.lay.Map)*w.lay.MapSlot)
+		m.bits, m.exts = extent.NewBitmap(w.geo.Blocks()), extent.NewExtents(w.geo.Extents())
 	}
 	m.gen = d.metaGen
 	m.super, _, m.err = extent.PickSuperblock(d.metaStable[w.lay.Super[0]:][:extent.SuperSize], d.metaStable[w.lay.Super[1]:][:extent.SuperSize])
 	if m.err != nil {
 		return m
 	}
-	m.readPage(w, d.metaStable[w.lay.Pages:][:extent.PageSize])
+	m.readPages(w, d.metaStable[w.lay.Pages:][:len(m.page)])
 	m.readMap(w, d.metaStable[w.lay.Map[0]:][:len(m.ring)])
 	return m
 }
 
-// readPage decodes the one page of the bitmap, if it is another than the last time.
-func (m *marks) readPage(w *world, b []byte) {
+// readPages decodes the bitmap, if it is another than the last time.
+func (m *marks) readPages(w *world, b []byte) {
 	if bytes.Equal(b, m.page) {
 		return
 	}
 	copy(m.page, b)
 	m.bits.Reset()
 	m.exts.Reset()
-	if extent.DecodePage(b, 0, m.super.MetaID, w.geo, m.bits, m.exts) != nil {
-		extent.MarkPage(0, w.geo, m.bits, m.exts)
+	for p := 0; p < w.lay.PageCount; p++ {
+		if extent.DecodePage(b[p*extent.PageSize:][:extent.PageSize], p, m.super.MetaID, w.geo, m.bits, m.exts) != nil {
+			extent.MarkPage(p, w.geo, m.bits, m.exts)
+		}
 	}
+	first := w.skip / 8
 	for b := range m.dirty {
-		m.dirty[b] = m.bits.Test(extent.Block(b))
+		m.dirty[b] = m.bits.Test(extent.Block(first + b))
 	}
 	for e := range m.never {
-		m.never[e] = m.exts.Test(extent.Extent(e))
+		m.never[e] = m.exts.Test(extent.Extent(first/w.perExtent + e))
 	}
 }
 
@@ -135,7 +138,9 @@ func (m *marks) readMap(w *world, b []byte) {
 		m.hot[e] = all
 	}
 	for _, e := range list {
-		m.hot[e] = true
+		if e := int(e) - w.skip/8/w.perExtent; e >= 0 {
+			m.hot[e] = true
+		}
 	}
 }
 

@@ -226,14 +226,10 @@ func (n *node) do(e *replica.Effect) {
 	}
 }
 
-func sectors(off proto.Offset, l proto.Length) (first, n int) {
-	return int(off / sector), int(l / sector)
-}
-
 // submit carries out an EfDisk.
 func (n *node) submit(e *replica.Effect) {
 	w := n.w
-	first, cnt := sectors(e.Off, e.Len)
+	first, cnt := w.span(e.Off, e.Len)
 	op := &diskOp{tag: uint32(e.Tag), op: e.Op, first: first, n: cnt, fua: e.FUA}
 	if e.Op == proto.OpWrite || e.Op == proto.OpZero {
 		op.vers = w.slice(cnt)
@@ -351,7 +347,7 @@ func (n *node) content(t replica.Tag, op proto.Op, cnt int) []version {
 }
 
 func (n *node) digest(e *replica.Effect) {
-	first, cnt := sectors(e.Off, e.Len)
+	first, cnt := n.w.span(e.Off, e.Len)
 	inc, tag := n.inc, e.Tag
 	n.disk.submit(&diskOp{tag: uint32(tag), op: proto.OpRead, first: first, n: cnt}, func(errno proto.Errno) {
 		if n.inc != inc {
@@ -404,7 +400,7 @@ func (n *node) send(e *replica.Effect) {
 	if e.Body != nil {
 		f.body = append([]byte(nil), e.Body...)
 	}
-	_, cnt := sectors(e.Head.Offset, e.Head.Length)
+	_, cnt := w.span(e.Head.Offset, e.Head.Length)
 	switch h := &e.Head; {
 	case h.Type == wire.TypeZero:
 		f.vers = append(w.slice(0), n.content(replica.Tag(uint32(h.Seq)), proto.OpZero, cnt)...)
@@ -415,7 +411,7 @@ func (n *node) send(e *replica.Effect) {
 		}
 	}
 	if n.role == proto.RolePrimary && (e.Head.Type == wire.TypeWrite || e.Head.Type == wire.TypeZero) {
-		first, _ := sectors(e.Head.Offset, e.Head.Length)
+		first, _ := w.span(e.Head.Offset, e.Head.Length)
 		w.ruleMarkedFrame(n, &e.Head, first, cnt)
 	}
 	w.transmit(n, e.Conn, f)

@@ -273,7 +273,11 @@ func (w *world) stop(n *node, then func()) {
 			return
 		}
 		over = true
-		if n.inc == inc && n.alive {
+		if n.inc != inc && n.alive { // it died, and its successor came first: that has to stop, too
+			w.stop(n, then)
+			return
+		}
+		if n.alive {
 			w.tracef(n.id, "operator: worker ended (%s)", why)
 			n.orderly = why == "in order"
 			n.die()

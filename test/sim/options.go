@@ -9,6 +9,7 @@ type Options struct {
 	Logical uint32 // 512 or 4096
 	Ops     int    // client requests before the end
 	Depth   int    // requests outstanding at once
+	Pages   bool   // the dirty bitmap has two pages
 
 	Cut        int // mean time between cuts of the link, in ms; 0: none
 	CutLong    int // longest outage in ms
@@ -78,6 +79,7 @@ func (o *Options) drawMore(r random) {
 	if o.FlushError > 0 {
 		o.DoubtError = pick(&r, 0, 100000, 400000)
 	}
+	o.Pages = r.one(4)
 }
 
 func pick(r *random, v ...int) int { return v[r.n(len(v))] }

@@ -51,7 +51,7 @@ func (w *world) inMemory(n *node, s int, r *request) bool {
 		if f == nil || len(f.vers) == 0 {
 			continue
 		}
-		first := int(f.head.Offset / sector)
+		first := int(f.head.Offset/sector) - w.skip
 		if s >= first && s < first+len(f.vers) && w.fate(f.vers[s-first]).end >= r.inv {
 			return true
 		}

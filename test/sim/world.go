@@ -45,6 +45,7 @@ type world struct {
 	nodes [2]*node
 
 	blocks, sectors, extents, perExtent int
+	skip                                int // sectors of the device in front of those that are simulated
 
 	faults    bool // faults happen; false: the world is being healed
 	partition bool // nobody can connect
@@ -133,6 +134,9 @@ func newWorld(seed uint64, opt Options, trace bool) *world {
 	w.blocks = w.extents*w.perExtent - w.rnd.n(simPerExtent) // the last extent may be short
 	w.sectors = w.blocks * 8
 	w.geo = extent.Geometry{DataSize: proto.Offset(w.blocks) * proto.BlockSize, ExtentSize: simPerExtent * proto.BlockSize, Logical: opt.Logical}
+	if opt.Pages {
+		w.widen()
+	}
 	w.lay = extent.LayoutFor(w.geo, hotExtents)
 	w.now = sec
 	if trace {
@@ -160,6 +164,26 @@ func newWorld(seed uint64, opt Options, trace bool) *world {
 	o := newOracle(w)
 	w.oracles = [2]*oracle{o, o}
 	return w
+}
+
+// widen makes the device so large that its bitmap has two pages. The clients use the extents around the border; those in front of them stay
+// never written, and are not simulated: what the runs below call sector 0 is sector skip of the device.
+func (w *world) widen() {
+	w.geo.DataSize = 1 << 30
+	_, first := extent.PageExtents(w.geo, 0)
+	skip := first - w.rnd.between(2, w.extents-2)
+	w.skip = skip * w.perExtent * 8
+	w.geo.DataSize = proto.Offset(skip*w.perExtent+w.blocks) * proto.BlockSize
+}
+
+// span returns what a request, an effect or a frame means in sectors of the run.
+func (w *world) span(off proto.Offset, l proto.Length) (first, n int) {
+	first, n = int(off/sector)-w.skip, int(l/sector)
+	if n > 0 && (first < 0 || first+n > w.sectors) {
+		w.fail("contract", "%d sectors at %d, which nobody ever wrote or marked, are moved", n, first)
+		return 0, 0
+	}
+	return first, n
 }
 
 // limits of a run: it ends by itself long before.
