@@ -25,6 +25,7 @@ const (
 	dialSilent                     // nobody answered
 	dialNotPrimary                 // the peer's parent says that its role is init
 	dialRefused                    // the peer's parent refused for another reason
+	dialStranger                   // whoever answered does not have our key
 )
 
 // dialOutcome is the latest attempt's result; text is for people.

@@ -112,7 +112,7 @@ func outcomeOf(err error) dialOutcome {
 	switch a.code {
 	case peer.CodeInit:
 		if !a.proven {
-			return dialOutcome{dialRefused, a.Error() + ", says somebody without this node's key: do both nodes have the same key file?"}
+			return dialOutcome{dialStranger, a.Error() + ", says somebody who does not have this node's key: copy the key file (/etc/hast/key) of one node to the other and run hastctl reload on both"}
 		}
 		return dialOutcome{dialNotPrimary, a.Error()}
 	case peer.CodeBusy:

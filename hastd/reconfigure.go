@@ -90,7 +90,8 @@ func (s *server) reloadResources(ctx context.Context, specs []*spec, diff *confi
 	for _, sp := range specs {
 		byName[sp.name] = sp
 		if old, ok := s.keys[sp.name]; ok && !bytes.Equal(old, sp.key) {
-			how[sp.name] = impactReconnect
+			how[sp.name] = impactLive // both ends of a connection that lives have shown each other the old one
+			s.log.Info("the key changed: new connections are made with the new one", "resource", sp.name)
 		}
 	}
 	results := make(chan error)

@@ -22,7 +22,7 @@ func (r *resource) applySpec(s *spec, how impact) error {
 	if w == nil || how == impactNone {
 		return nil
 	}
-	m := &ipc.Message{Kind: ipc.KindSettings, Settings: &s.settings, Force: how == impactReconnect}
+	m := &ipc.Message{Kind: ipc.KindSettings, Settings: &s.settings, Key: s.key, Force: how == impactReconnect}
 	if err := w.conn.Send(m, sendTimeout); err != nil {
 		return fmt.Errorf("resource %s: worker %d does not take the new settings: %w", s.name, w.pid, err)
 	}

@@ -155,7 +155,11 @@ func (r *resource) enterPrimary(force bool) error {
 // rules of promotion do (rule 8), and refuses otherwise.
 func (r *resource) promote(w *workerProc, force bool) error {
 	s := r.current()
-	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
+	limit := s.timeout
+	if force {
+		limit += forcePatience // what is waited for the peer must not use up what the metadata takes
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	r.beginPromotion()
 	began, permitted := time.Now(), false
@@ -184,7 +188,7 @@ func (r *resource) promote(w *workerProc, force bool) error {
 			patience = max(patience, s.timeout/2) // somebody is there: what it says counts
 		}
 		ask := out.kind == dialNotPrimary ||
-			force && (out.kind == dialSilent || out.kind == dialRefused || st.Link == "refused" || st.Link == "split-brain" || time.Since(began) >= patience)
+			force && (out.kind == dialSilent || out.kind == dialRefused || out.kind == dialStranger || st.Handshake != "" || st.Link == "refused" || st.Link == "split-brain" || time.Since(began) >= patience)
 		if s.alone() {
 			ask = force // it permits itself, but for what only a person may decide
 		}
@@ -198,7 +202,7 @@ func (r *resource) promote(w *workerProc, force bool) error {
 		r.endPromotion()
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return r.silence(s)
+		return r.silence(s, w)
 	}
 	return err
 }
@@ -234,9 +238,16 @@ func (r *resource) holdHook(e hooks.Event) bool {
 	return true
 }
 
-// silence explains why nothing was heard within the timeout.
-func (r *resource) silence(s *spec) error {
+// silence explains why nobody agreed within the timeout. Force is named only where nothing can be asked of the peer.
+func (r *resource) silence(s *spec, w *workerProc) error {
 	out := r.dials.outcome()
+	st, _ := w.snapshot()
+	if text := st.Handshake; text != "" || out.kind == dialStranger {
+		if text == "" {
+			text = out.text
+		}
+		return fmt.Errorf("node %s answers at %s, but nothing that it says can be believed: %s", s.peer, s.remote, text)
+	}
 	text := out.text
 	if text == "" {
 		text = "no answer"

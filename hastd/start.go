@@ -109,7 +109,7 @@ type server struct {
 
 	mu   sync.Mutex // one reload at a time; guards what a reload replaces
 	conf *config.Config
-	keys map[string][]byte // by resource: a changed key file means new connections
+	keys map[string][]byte // by resource: a changed key file concerns running workers
 	pid  *pidfile
 	ctl  *controlServer
 }

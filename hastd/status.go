@@ -71,11 +71,16 @@ func (r *resource) addWorker(out *ctl.ResourceStatus, facts *ctl.Facts, w *worke
 	fillState(out, &st)
 	facts.Link, facts.Promoted, facts.Frozen, facts.Syncing = st.Link, st.Promoted, st.Frozen, st.Syncing
 	facts.OneCopy = st.LocalLost || st.PeerFailed != "" || st.PeerData == proto.DataInconsistent.String() && !st.Syncing
-	switch {
-	case st.Why != "":
+	if st.Why != "" {
 		out.Why = st.Why
-	case st.Link == "connecting" || st.Link == "refused":
-		if text := r.dials.outcome().text; text != "" {
+	}
+	if text := r.dials.outcome().text; text != "" {
+		switch {
+		case st.Link == "connecting" && st.Frozen && out.Why != "":
+			out.Why += ". " + text
+		case st.Link == "connecting": // later news than how the connection was lost
+			out.Why = text
+		case st.Link == "refused" && out.Why == "":
 			out.Why = text
 		}
 	}

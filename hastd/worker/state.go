@@ -44,15 +44,27 @@ func (w *worker) state() ipc.State {
 		s.Why = fmt.Sprintf("the local disk has had a request for more than %s without an end", diskStalled)
 	}
 	w.mu.Lock()
-	if s.Why == "" && r.Link == replica.LinkConnecting {
-		s.Why = w.handshake
+	if r.Link == replica.LinkConnecting || r.Link == replica.LinkWaiting {
+		s.Handshake = w.failed.current(time.Now())
 	}
 	s.Serving = w.front != nil
 	w.mu.Unlock()
+	s.Why = whyWithout(&s)
 	s.SentBytes, s.ReceivedBytes = w.eng.LinkBytes()
 	local, remote, total := w.eng.Latency()
 	s.Latency = map[string]ipc.Latency{"1.local": latency(local), "2.remote": latency(remote), "3.total": latency(total)}
 	return s
+}
+
+// whyWithout adds why there is no peer, which is later news than how the last one was lost.
+func whyWithout(s *ipc.State) string {
+	switch {
+	case s.Handshake == "":
+		return s.Why
+	case s.Frozen && s.Why != "":
+		return s.Why + ". " + s.Handshake
+	}
+	return s.Handshake
 }
 
 func latency(h *engine.Histogram) ipc.Latency {
@@ -64,7 +76,7 @@ func latency(h *engine.Histogram) ipc.Latency {
 func (w *worker) tellChange() {
 	s := w.state()
 	t := &w.told
-	if s.Promoted == t.Promoted && s.Link == t.Link && s.Why == t.Why && s.Frozen == t.Frozen && s.Serving == t.Serving && s.Data == t.Data {
+	if s.Promoted == t.Promoted && s.Link == t.Link && s.Why == t.Why && s.Frozen == t.Frozen && s.Serving == t.Serving && s.Data == t.Data && s.Handshake == t.Handshake {
 		return
 	}
 	*t = s

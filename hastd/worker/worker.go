@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -41,6 +42,11 @@ const (
 // cleaned is the last argument of a worker that sandbox.Clean has executed again.
 const cleaned = "cleaned"
 
+// processors is the least value of GOMAXPROCS. A thread that waits in read(2) keeps its processor (in the runtime's sense) as long as
+// another one is idle; if none is, the runtime's monitor looks every 20 us whether there is one to take away, and then wakes
+// a thread to use it. So there are more than a worker has threads that wait like this: a client's, two of the peer's.
+const processors = 8
+
 // Main is the worker's whole life; args are the resource and the role, for ps(1). It returns the exit status.
 func Main(args []string) int {
 	if len(args) == 0 || args[len(args)-1] != cleaned {
@@ -48,6 +54,7 @@ func Main(args []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return proto.ExitConfig
 	}
+	runtime.GOMAXPROCS(max(processors, runtime.NumCPU()))
 	// The parent decides when a worker ends; a terminal or a broken log must not.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
 	conn, err := ipc.New(os.NewFile(parentFD, "parent"))
@@ -103,13 +110,14 @@ type worker struct {
 	shaking chan struct{}
 	links   sync.WaitGroup
 
-	mu        sync.Mutex
-	settings  ipc.Settings
-	front     frontEnds
-	hold      *os.File // hold's listening socket
-	prior     []byte   // what was agreed with the kernel, for a successor
-	handshake string   // why the latest one failed
-	told      ipc.State
+	mu       sync.Mutex
+	settings ipc.Settings
+	front    frontEnds
+	hold     *os.File // hold's listening socket
+	prior    []byte   // what was agreed with the kernel, for a successor
+	key      []byte   // for connections made from now on
+	failed   failures // of handshakes
+	told     ipc.State
 }
 
 // serve handles the parent's messages until it says stop, the parent dies, or the engine ends.
@@ -166,7 +174,7 @@ func (w *worker) receive(inbox chan<- incoming) {
 func (w *worker) handle(m *ipc.Message, files []*os.File) error {
 	switch m.Kind {
 	case ipc.KindSettings:
-		w.applySettings(m.Settings, m.Force)
+		w.applySettings(m.Settings, m.Key, m.Force)
 	case ipc.KindConnection:
 		return w.connect(m.Connection, files)
 	case ipc.KindPermit:
@@ -182,8 +190,11 @@ func (w *worker) handle(m *ipc.Message, files []*os.File) error {
 	return nil
 }
 
-func (w *worker) applySettings(s *ipc.Settings, reconnect bool) {
+func (w *worker) applySettings(s *ipc.Settings, key []byte, reconnect bool) {
 	w.mu.Lock()
+	if len(key) > 0 {
+		w.key = key // a link that lives stays: it was proven with the old one
+	}
 	// What a link was made with can be changed only by a new one.
 	reconnect = reconnect || w.settings.Encrypt != s.Encrypt || w.settings.Compression != s.Compression ||
 		w.settings.Checksum != s.Checksum || w.settings.Timeout != s.Timeout
@@ -235,6 +246,9 @@ func (w *worker) connect(c *ipc.Connection, files []*os.File) error {
 	}
 	w.mu.Lock()
 	cfg, err := linkConfig(w.setup, &w.settings)
+	if w.key != nil {
+		cfg.Key = w.key
+	}
 	w.mu.Unlock()
 	if err != nil {
 		<-w.shaking
@@ -256,20 +270,20 @@ func (w *worker) connect(c *ipc.Connection, files []*os.File) error {
 // shaken notes how a handshake ended. Whoever dialled asks for another try; the parent knows when.
 func (w *worker) shaken(c *ipc.Connection, err error) {
 	text := ""
-	if err != nil {
-		text = err.Error()
-	}
 	w.mu.Lock()
-	again := text != w.handshake
-	w.handshake = text
+	if err == nil {
+		w.failed.succeeded()
+	} else {
+		text = w.failed.add(err, time.Now())
+	}
 	w.mu.Unlock()
 	if err == nil {
 		return
 	}
-	if again {
+	if text != "" {
 		w.log.Error("connection with " + c.Remote + ": " + text)
 	}
 	if c.Initiator {
-		w.out.put(&ipc.Message{Kind: ipc.KindConnect, Text: text})
+		w.out.put(&ipc.Message{Kind: ipc.KindConnect, Text: err.Error()})
 	}
 }

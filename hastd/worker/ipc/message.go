@@ -88,6 +88,7 @@ type Message struct {
 	Files      []string        `json:"files,omitempty"`
 	Setup      *Setup          `json:"setup,omitempty"`
 	Settings   *Settings       `json:"settings,omitempty"`
+	Key        []byte          `json:"key,omitempty"` // with Settings: the secret for connections made from now on; none: as before
 	Connection *Connection     `json:"connection,omitempty"`
 	Device     *Device         `json:"device,omitempty"`
 	Report     *Report         `json:"report,omitempty"`

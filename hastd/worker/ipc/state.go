@@ -9,11 +9,13 @@ type State struct {
 	Serving  bool   `json:"serving"`  // the front-end answers
 	Link     string `json:"link"`
 	Why      string `json:"why,omitempty"`
-	Frozen   bool   `json:"frozen,omitempty"`
-	Data     string `json:"data"`
-	PeerData string `json:"peer_data,omitempty"` // as last heard; empty: never
-	PeerNode string `json:"peer_node,omitempty"`
-	Mode     string `json:"mode"`
+	// Handshake is why the peer could not be authenticated lately; set only while there is no connection.
+	Handshake string `json:"handshake,omitempty"`
+	Frozen    bool   `json:"frozen,omitempty"`
+	Data      string `json:"data"`
+	PeerData  string `json:"peer_data,omitempty"` // as last heard; empty: never
+	PeerNode  string `json:"peer_node,omitempty"`
+	Mode      string `json:"mode"`
 
 	Epoch    proto.Epoch `json:"epoch"`
 	Resource proto.ID    `json:"resource"`
