@@ -18,6 +18,7 @@ type flush struct {
 	local, peer part
 	errno       proto.Errno
 	seq         uint64
+	asked       Time // of the peer
 	gen         bool // to be acknowledged without the peer only in a generation without it
 	apps        tagQueue
 }
@@ -86,7 +87,7 @@ func (m *Primary) startFlush(i int) {
 
 func (m *Primary) sendFlush(i int) {
 	f := &m.flushes[i]
-	f.peer, f.received = partPending, false
+	f.peer, f.received, f.asked = partPending, false, m.now
 	f.seq = m.nextSeq(m.flushTag(i))
 	h := wire.Header{Type: wire.TypeFlush, Seq: f.seq}
 	if m.ackMode == proto.ModeMemsync {
@@ -100,7 +101,7 @@ func (m *Primary) flushedLocal(i int, errno proto.Errno) {
 	m.flushLocal--
 	f.local = partDone
 	if errno != proto.OK {
-		m.dropped()
+		m.dropped(errno)
 		f.local = partFailed
 		if !m.flushLost("a flush failed: %s", errno) {
 			f.errno = proto.EIO
@@ -118,12 +119,13 @@ func (m *Primary) flushedLocal(i int, errno proto.Errno) {
 // flushLost gives the local copy up, or, if there is no other that is whole, what it may have dropped. It returns false
 // in the latter case.
 func (m *Primary) flushLost(format string, errno proto.Errno) bool {
-	if !m.local {
-		return true
-	}
-	if m.established && m.peerWhole {
+	if !m.local || m.established && m.peerWhole {
+		// Said of a copy that is out already, too: the sync that brings it back must not take what reads equal for stored (rule 11).
 		m.sb.Flags |= extent.FlagFlushFailed
 		m.touch()
+	}
+	if !m.local {
+		return true
 	}
 	if m.loseLocal(format, errno) {
 		return true

@@ -46,7 +46,8 @@ type node struct {
 	sent    uint64 // payload bytes
 	want    bool
 	out     Effects
-	alive   int // incarnation
+	alive   int  // incarnation
+	badMeta bool // the flush of the next metadata transaction fails
 	held    map[proto.Op]bool
 	parked  []func()
 }
@@ -202,6 +203,11 @@ func (n *node) digested(e Effect) {
 
 // meta decodes what is written, so that a restart sees the disk and nothing else.
 func (n *node) meta(e Effect) {
+	if n.badMeta {
+		n.badMeta = false
+		n.step(&Event{Kind: EvMeta, Op: proto.OpFlush, Errno: proto.EIO})
+		return
+	}
 	l := extent.LayoutFor(testGeo, 16)
 	for _, b := range e.Meta {
 		switch {
@@ -568,4 +574,51 @@ func TestCleanStop(t *testing.T) {
 		t.Fatalf("stopped %v active %v flags %s dirty %d\n%v", p.a.stopped, p.a.active, p.a.super.Flags, p.a.dirty.Count(), p.log)
 	}
 	p.same()
+}
+
+// A flush that fails when the copy is out already still says what that copy is worth: without the word, the sync that brings it back would
+// skip what reads equal and is not stored (rule 11).
+func TestFlushFailsAfterLocalLost(t *testing.T) {
+	p := newPair(t)
+	p.up()
+	p.a.write(0, 0, 1, 5)
+	p.run(0)
+	p.a.held[proto.OpFlush] = true
+	p.a.op(1, proto.OpFlush, 0, 0)
+	p.run(0)
+	p.a.fail[proto.OpWrite] = proto.EIO
+	p.a.write(2, 40, 1, 6)
+	p.run(0)
+	if s := p.a.m.Status(); !s.LocalLost {
+		t.Fatalf("the copy is in use: %+v", s)
+	}
+	p.a.fail[proto.OpFlush] = proto.EIO
+	p.a.held[proto.OpFlush] = false
+	for _, f := range p.a.parked {
+		f()
+	}
+	p.run(1)
+	p.a.answered(1, 0)
+	if p.a.super.Flags&extent.FlagFlushFailed == 0 || p.a.super.Data != proto.DataInconsistent {
+		t.Fatalf("the superblock says %s %s", p.a.super.Data, p.a.super.Flags)
+	}
+}
+
+// A secondary out of service whose flush fails is in doubt, not worthless: it may be the former primary, with what only it has.
+func TestFlushFailsOutOfService(t *testing.T) {
+	p := newPair(t)
+	p.up()
+	p.b.kill()
+	p.b.badMeta = true
+	p.b.start(false, false)
+	p.run(1)
+	if p.b.super.Flags&extent.FlagFlushFailed == 0 || p.b.super.Data != proto.DataConsistent {
+		t.Fatalf("the superblock says %s %s", p.b.super.Data, p.b.super.Flags)
+	}
+	p.b.badMeta = true
+	p.connect()
+	p.run(0)
+	if s := p.b.m.Status(); s.Link == LinkConnected {
+		t.Fatalf("in service although the record of it failed: %+v", s)
+	}
 }

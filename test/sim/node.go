@@ -389,6 +389,10 @@ func (n *node) persist(blocks []replica.MetaBlock) {
 			n.metaFailed = true
 			n.failedLocally(op)
 		}
+		if n.localFailed {
+			// Where something failed, the order in which marks get to the disk matters between any two transactions.
+			n.w.ruleDifferencesMarked("after a metadata transaction of " + n.name.String())
+		}
 		n.step(&replica.Event{Kind: replica.EvMeta, Op: op, Errno: errno})
 	})
 }
