@@ -162,6 +162,11 @@ func (m *Primary) failFlush() {
 		m.reqs[i].tainted = true // pieces under way are moved again, after they are rewritten here
 	}
 	m.push.Reset()
+	if m.conn != 0 && m.step < hsStarted {
+		// HELLO did not say so, and it decides which copy is the source: the peer has what this one may have dropped.
+		m.step, m.verdict = hsNone, verdictState{}
+		m.hangUp("a flush failed on the primary during the handshake; connecting again")
+	}
 	m.report(ReportLocalLost, 0, "a flush failed and no up-to-date peer is connected: writes are refused until this copy is attached anew or synced")
 }
 

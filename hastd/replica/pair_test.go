@@ -622,3 +622,34 @@ func TestFlushFailsOutOfService(t *testing.T) {
 		t.Fatalf("in service although the record of it failed: %+v", s)
 	}
 }
+
+// A flush that fails while the handshake goes on makes the HELLO untrue that chose the source: the copies connect again, and the peer's, which
+// dropped nothing, is the source.
+func TestFlushFailsDuringHandshake(t *testing.T) {
+	p := newPair(t)
+	p.up()
+	p.a.write(0, 0, 1, 5)
+	p.run(0)
+	p.a.answered(0, 0)
+	p.b.kill()
+	p.a.held[proto.OpFlush] = true
+	p.a.op(1, proto.OpFlush, 0, 0) // without the peer: before a generation begins
+	p.run(0)
+	p.a.waiting(1)
+	p.b.start(false, false)
+	p.connect()
+	p.a.disk[0] = 0 // what the disk dropped
+	p.a.fail[proto.OpFlush] = proto.EIO
+	p.a.held[proto.OpFlush] = false
+	for _, f := range p.a.parked {
+		f()
+	}
+	p.run(0)
+	p.a.answered(1, proto.EIO)
+	p.connect()
+	p.run(20)
+	p.same()
+	if p.a.disk[0] != 5 {
+		t.Fatalf("block 0 is %d: what was acknowledged is lost\n%v", p.a.disk[0], p.log)
+	}
+}
