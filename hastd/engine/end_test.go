@@ -22,12 +22,18 @@ import (
 
 // scripted is a machine that asks for what a test wants.
 type scripted struct {
-	step func(ev *replica.Event, out *replica.Effects)
+	step   func(ev *replica.Event, out *replica.Effects)
+	status func()
 }
 
 func (s *scripted) Step(_ replica.Time, ev *replica.Event, out *replica.Effects) { s.step(ev, out) }
 func (s *scripted) Deadline() replica.Time                                       { return replica.Time(1 << 62) }
-func (s *scripted) Status() replica.Status                                       { return replica.Status{} }
+func (s *scripted) Status() replica.Status {
+	if s.status != nil {
+		s.status()
+	}
+	return replica.Status{}
+}
 
 // solo is an engine with a scripted machine and a disk, not running.
 func solo(t *testing.T, cfg Config) (*Engine, string) {
@@ -91,7 +97,7 @@ func first(t *testing.T, path string) byte {
 // TestNothingIsWrittenAfterRun: a caller that is in the middle of what a step asked for keeps Run.
 func TestNothingIsWrittenAfterRun(t *testing.T) {
 	inside, release := make(chan struct{}), make(chan struct{})
-	m := &scripted{func(ev *replica.Event, out *replica.Effects) {
+	m := &scripted{step: func(ev *replica.Event, out *replica.Effects) {
 		if ev.Kind == replica.EvSettings {
 			out.List = append(out.List, replica.Effect{Kind: replica.EfReport},
 				replica.Effect{Kind: replica.EfDisk, Tag: 0, Op: proto.OpWrite, Len: 4096})
@@ -129,7 +135,7 @@ func TestNothingIsWrittenAfterRun(t *testing.T) {
 }
 
 func TestStoppedTwice(t *testing.T) {
-	m := &scripted{func(ev *replica.Event, out *replica.Effects) {
+	m := &scripted{step: func(ev *replica.Event, out *replica.Effects) {
 		if ev.Kind == replica.EvStop {
 			out.List = append(out.List, replica.Effect{Kind: replica.EfStopped}, replica.Effect{Kind: replica.EfStopped})
 		}
@@ -237,7 +243,7 @@ func TestLeaseEndsInTheMachine(t *testing.T) {
 
 // TestBufferOfARead: what a peer may fill, and for how long it stays.
 func TestBufferOfARead(t *testing.T) {
-	e, _ := solo(t, Config{Machine: &scripted{func(*replica.Event, *replica.Effects) {}}, Primary: true})
+	e, _ := solo(t, Config{Machine: &scripted{step: func(*replica.Event, *replica.Effects) {}}, Primary: true})
 	h := &handler{e: e, conn: 1}
 	en := e.table.get(4096, false)
 	tag := en.req.Tag
@@ -325,7 +331,7 @@ func TestNobodyOvertakes(t *testing.T) {
 }
 
 func TestOldest(t *testing.T) {
-	e, _ := solo(t, Config{Machine: &scripted{func(*replica.Event, *replica.Effects) {}}})
+	e, _ := solo(t, Config{Machine: &scripted{step: func(*replica.Event, *replica.Effects) {}}})
 	if n := e.Oldest(); n != 0 {
 		t.Errorf("an idle disk is busy since %v", n)
 	}
@@ -407,7 +413,7 @@ func TestWithoutTheQueue(t *testing.T) {
 // TestQueueThatCant: a file that can't do without waiting is left to the pool, which is told once.
 func TestQueueThatCant(t *testing.T) {
 	var notes []string
-	e, _ := solo(t, Config{Machine: &scripted{func(*replica.Event, *replica.Effects) {}}, Note: func(text string) { notes = append(notes, text) }})
+	e, _ := solo(t, Config{Machine: &scripted{step: func(*replica.Event, *replica.Effects) {}}, Note: func(text string) { notes = append(notes, text) }})
 	e.openQueue()
 	defer e.queue.Close()
 	if len(notes) != 0 {
@@ -433,4 +439,30 @@ func TestQueueThatCant(t *testing.T) {
 	if !e.queueOff.Load() || len(notes) != 1 {
 		t.Errorf("queue left: %v; %q", e.queueOff.Load(), notes)
 	}
+}
+
+// TestStatusLosesNothing: an event that comes while somebody asks for the status is worked on when that is done,
+// not at the machine's next tick.
+func TestStatusLosesNothing(t *testing.T) {
+	stepped := make(chan error, 16)
+	inside, come := make(chan struct{}), make(chan struct{})
+	m := &scripted{
+		step: func(ev *replica.Event, out *replica.Effects) {
+			if ev.Kind == replica.EvDisk {
+				stepped <- nil
+			}
+		},
+		status: func() { close(inside); <-come },
+	}
+	e, _ := solo(t, Config{Machine: m, Primary: true})
+	cancel, ended := run(e)
+	<-e.ready
+	go e.Status()
+	<-inside
+	e.post(replica.Event{Kind: replica.EvDisk})
+	e.pump() // finds the machine taken
+	close(come)
+	within(t, "an event beside a status", stepped)
+	cancel()
+	within(t, "Run's end", ended)
 }

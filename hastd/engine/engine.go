@@ -78,6 +78,8 @@ type Engine struct {
 	heldJobs   []job
 	heldFrames []heldFrame
 
+	live atomic.Pointer[peer.Link] // link, without the lock
+
 	gate gate // whoever steps the machine or does what it asks for is inside
 
 	inMu  sync.Mutex
@@ -221,8 +223,20 @@ func (e *Engine) Settings(s replica.Settings) {
 // Status returns the machine's status; it waits for nothing but one Step.
 func (e *Engine) Status() replica.Status {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.cfg.Machine.Status()
+	s := e.cfg.Machine.Status()
+	e.unlock()
+	return s
+}
+
+// unlock ends a use of mu that did not look into the inbox: whoever posted meanwhile has left that to us.
+func (e *Engine) unlock() {
+	e.mu.Unlock()
+	e.inMu.Lock()
+	n := len(e.inbox)
+	e.inMu.Unlock()
+	if n > 0 {
+		e.pump()
+	}
 }
 
 // LinkBytes returns what crossed all links so far, in bytes of frames.
@@ -230,7 +244,7 @@ func (e *Engine) LinkBytes() (sent, received uint64) {
 	sent, received = e.sent.Load(), e.received.Load()
 	e.mu.Lock()
 	l := e.link
-	e.mu.Unlock()
+	e.unlock()
 	if l != nil {
 		for _, k := range [2]peer.Kind{peer.Data, peer.Control} {
 			c := l.Counters(k)
@@ -294,12 +308,14 @@ func (e *Engine) runLink(ctx context.Context, l *peer.Link) {
 		return
 	}
 	e.link = l
+	e.live.Store(l)
 	e.conn++
 	conn := e.conn
 	e.mu.Unlock()
 	e.stepNow(&replica.Event{Kind: replica.EvPeerUp, Conn: conn})
 	h := &handler{e: e, conn: conn}
 	err := l.Run(ctx, h)
+	e.live.Store(nil)
 	h.end()
 	for _, k := range [2]peer.Kind{peer.Data, peer.Control} {
 		c := l.Counters(k)

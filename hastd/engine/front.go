@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"hast/hastd/device"
+	"hast/hastd/peer"
 	"hast/hastd/replica"
 	"hast/proto"
 )
@@ -17,6 +18,9 @@ func (e *Engine) Get(n proto.Length) *device.Request { return e.get(n, true) }
 func (e *Engine) TryGet(n proto.Length) *device.Request { return e.get(n, false) }
 
 func (e *Engine) get(n proto.Length, wait bool) *device.Request {
+	if wait {
+		e.Rest()
+	}
 	en := e.table.get(int(n), wait)
 	if en == nil {
 		return nil
@@ -26,6 +30,27 @@ func (e *Engine) get(n proto.Length, wait bool) *device.Request {
 
 // Put implements device.Sink.
 func (e *Engine) Put(r *device.Request) { e.table.drop(r.Tag) }
+
+// Help implements sock.Helper: whoever waits for a client's next request looks for the peer's answer to the last one. With
+// more than one request under way that is done by a thread of its own, which then has no need to be woken.
+func (e *Engine) Help() bool {
+	l := e.live.Load()
+	if l == nil {
+		return false
+	}
+	if e.table.inUse() > 1 {
+		l.Rest(peer.Control)
+		return false
+	}
+	return l.Assist(peer.Control)
+}
+
+// Rest implements sock.Helper.
+func (e *Engine) Rest() {
+	if l := e.live.Load(); l != nil {
+		l.Rest(peer.Control)
+	}
+}
 
 // Submit implements device.Sink.
 func (e *Engine) Submit(list []*device.Request) {

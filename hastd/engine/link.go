@@ -144,7 +144,7 @@ func (e *Engine) breakOff(conn replica.Conn) {
 	if e.conn != conn {
 		l = nil
 	}
-	e.mu.Unlock()
+	e.unlock()
 	if l != nil {
 		l.Close("a frame that answers nothing")
 	}

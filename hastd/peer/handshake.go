@@ -35,6 +35,8 @@ type Config struct {
 	Checksum    wire.Checksum    // for what this node sends
 	Resource    string
 	Node, Peer  string // names of this node and of the other
+	// Awake is the connection, if any, whose reader stays awake between frames that follow each other closely.
+	Awake Kind
 }
 
 // MinTimeout is the shortest timeout: below it, an ordinary pause of a busy machine ends links.

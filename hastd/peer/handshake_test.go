@@ -269,6 +269,11 @@ func throughRelay(t *testing.T, encrypt bool, cutA, cutB int) (ra, rb result, fr
 	go relay(m2.Data, m1.Data, cutA, &fromA, done)
 	go relay(m1.Data, m2.Data, cutB, &fromB, done)
 	ra, rb = shakeBoth(ca, cb, pa, pb)
+	for _, r := range []result{ra, rb} {
+		if r.link != nil {
+			r.link.shut() // the connections are its own
+		}
+	}
 	pa.Data.Close()
 	pb.Data.Close()
 	<-done

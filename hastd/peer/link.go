@@ -73,16 +73,20 @@ type Link struct {
 func newLink(cfg *Config, chans []*channel) (*Link, error) {
 	l := &Link{cfg: *cfg, cipher: "none", done: make(chan struct{}), closing: make(chan struct{})}
 	l.cfg.Key = nil // not needed any more, so not kept
-	for i, c := range chans {
+	for _, c := range chans {
 		if c.sock == nil {
 			c.sock = &socket{raw: c.raw}
 		}
-		if err := l.send[i].init(l, c); err != nil {
+	}
+	for i, c := range chans {
+		if err := c.sock.begin(l.recv[i].idle); err != nil {
 			for _, c := range chans {
-				c.raw.Close()
+				c.sock.Close()
 			}
 			return nil, err
 		}
+		c.sock.wait.Spin = c.kind == cfg.Awake
+		l.send[i].init(l, c)
 		l.recv[i].init(l, c)
 		if c.tls != nil {
 			l.cipher = tlsName(c.tls)
@@ -118,6 +122,10 @@ func (l *Link) Run(ctx context.Context, h Handler) error {
 	}
 	l.shut()
 	wg.Wait()
+	for i := range l.recv {
+		l.recv[i].turn.Lock() // whoever assists is out, and finds the link over
+		l.recv[i].turn.Unlock()
+	}
 	for i := range l.send {
 		l.send[i].finish()
 	}
@@ -138,7 +146,7 @@ func (l *Link) fail(err error) {
 
 func (l *Link) shut() {
 	for i := range l.send {
-		l.send[i].sock.raw.Close()
+		l.send[i].sock.Close()
 	}
 }
 
@@ -188,7 +196,7 @@ func (l *Link) leave() {
 		if !shut && l.send[0].empty() && l.send[1].empty() {
 			// The peer reads the Bye, then sees the end, and closes: that ends our readers. To close at once could reset
 			// the connection and take the Bye from the peer's receive queue; the end of the data connection might overtake it.
-			l.send[Control-1].sock.raw.CloseWrite()
+			l.send[Control-1].sock.conn.CloseWrite()
 			shut = true
 		}
 		select {

@@ -14,6 +14,8 @@ import (
 
 	"hast/proto"
 	"hast/proto/wire"
+
+	"golang.org/x/sys/unix"
 )
 
 // tagTable is a table of payload buffers as an engine has one: a buffer is used
@@ -432,8 +434,10 @@ func TestGarbageFrames(t *testing.T) {
 	} {
 		a, b := links(t, config("a"), config("b"))
 		rb := start(b, &recorder{})
-		raw := a.send[c.kind-1].sock.raw
-		raw.Write(c.bytes)
+		raw := a.send[c.kind-1].sock.conn
+		if len(c.bytes) > 0 {
+			raw.Writev([]unix.Iovec{{Base: &c.bytes[0], Len: uint64(len(c.bytes))}})
+		}
 		raw.CloseWrite()
 		if err := rb.wait(t); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
@@ -646,5 +650,65 @@ func TestSendRefuses(t *testing.T) {
 			t.Errorf("case %d: %v", i, err)
 		}
 		rb.wait(t)
+	}
+}
+
+// TestAssist: whoever assists takes frames in, in order and each once, in turns with the link's own reader; one that
+// breaks its promise is noticed; and the end of the link is the end for it, too.
+func TestAssist(t *testing.T) {
+	cfg := config("b")
+	cfg.Timeout = time.Second
+	a, b := links(t, config("a"), cfg)
+	ra := start(a, &recorder{})
+	got := &recorder{}
+	rb := start(b, got)
+	const n = 3000
+	var wg sync.WaitGroup
+	over := make(chan struct{})
+	wg.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-over:
+				return
+			default:
+			}
+			b.Assist(Control)
+			if i%50 == 49 {
+				b.Rest(Control)
+				time.Sleep(50 * time.Microsecond)
+			}
+		}
+	})
+	for i := range n {
+		h := wire.Header{Type: wire.TypeAck, Seq: uint64(i)}
+		if err := a.Send(Control, &h, nil, 0); err != nil {
+			t.Fatal(err)
+		}
+		a.Flush(Control)
+		if i%100 == 0 {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	until(t, "all frames", func() bool { k, _ := got.count(); return k == n })
+	close(over)
+	wg.Wait()
+	got.mu.Lock()
+	for i, f := range got.frames {
+		if f.h.Seq != uint64(i) {
+			t.Fatalf("frame %d came as number %d", f.h.Seq, i)
+		}
+	}
+	got.mu.Unlock()
+	b.Assist(Control) // and never again
+	h := wire.Header{Type: wire.TypeAck, Seq: n}
+	for range 2 { // the reader takes the first one in: it was in its last read
+		a.Send(Control, &h, nil, 0)
+		a.Flush(Control)
+		time.Sleep(20 * time.Millisecond)
+	}
+	until(t, "frames that nobody assists with", func() bool { k, _ := got.count(); return k == n+2 })
+	stop(t, ra, rb)
+	if b.Assist(Control) {
+		t.Error("a link that has ended brought frames")
 	}
 }

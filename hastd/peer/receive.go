@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"hast/proto"
 	"hast/proto/wire"
@@ -33,7 +33,6 @@ type receiver struct {
 	kind Kind
 	sock *socket
 	tls  *tls.Conn
-	rc   syscall.RawConn
 
 	buf     []byte
 	r, w    int // buf[r:w] has arrived and is not used
@@ -43,11 +42,12 @@ type receiver struct {
 	dirty   bool   // frames were delivered since the last Idle
 	big     bool
 
-	iov   [2]unix.Iovec
-	niov  int
-	got   int
-	errno unix.Errno
-	try   func(fd uintptr) bool
+	turn   sync.Mutex    // held by whoever reads
+	assist atomic.Bool   // somebody reads in place of run: see Assist
+	rest   chan struct{} // ... and has ceased to
+	polls  atomic.Uint64 // how often somebody did
+
+	iov [2]unix.Iovec
 
 	reads atomic.Uint64 // successful reads: the sign of life
 	busy  atomic.Bool   // in the handler: silence is our own then
@@ -57,16 +57,34 @@ type receiver struct {
 
 func (r *receiver) init(l *Link, c *channel) {
 	r.link, r.kind, r.sock, r.tls = l, c.kind, c.sock, c.tls
-	r.rc = l.send[c.kind-1].rc
 	r.buf = make([]byte, receiveBuffer)
-	r.try = r.tryRead
-	r.sock.before = r.idle
+	r.rest = make(chan struct{}, 1)
 }
 
 func (r *receiver) run() {
 	for {
-		if err := r.frame(); err != nil {
+		if r.assist.Load() {
+			r.turn.Lock()
+			err := r.whole() // what came with the last frame
+			r.turn.Unlock()
+			if err != nil {
+				r.link.ended(err)
+				return
+			}
+			select {
+			case <-r.rest:
+			case <-r.link.done:
+				return
+			}
+			continue
+		}
+		r.turn.Lock()
+		err := r.frame()
+		if err != nil {
 			r.idle() // what was delivered still counts
+		}
+		r.turn.Unlock()
+		if err != nil {
 			r.link.ended(err)
 			return
 		}
@@ -265,7 +283,6 @@ func (r *receiver) read(dst []byte) error {
 
 // scatter reads into dst and, behind it, the empty buffer, with one system call. It returns the bytes in dst.
 func (r *receiver) scatter(dst []byte) (int, error) {
-	r.idle()
 	tail := len(r.buf)
 	if r.big {
 		tail = bigTail
@@ -273,32 +290,17 @@ func (r *receiver) scatter(dst []byte) (int, error) {
 	r.r, r.w = 0, 0
 	r.iov[0] = unix.Iovec{Base: &dst[0], Len: uint64(len(dst))}
 	r.iov[1] = unix.Iovec{Base: &r.buf[0], Len: uint64(tail)}
-	err := r.rc.Read(r.try)
+	n, err := r.sock.readv(r.iov[:])
 	r.iov[0].Base = nil // the engine's again
-	switch {
-	case err != nil:
+	if err != nil {
 		return 0, err
-	case r.errno != 0:
-		return 0, r.errno
-	case r.got == 0:
-		return 0, io.EOF
 	}
 	r.reads.Add(1)
-	if r.got > len(dst) {
-		r.w = r.got - len(dst)
+	if n > len(dst) {
+		r.w = n - len(dst)
 		return len(dst), nil
 	}
-	return r.got, nil
-}
-
-// tryRead is one readv; false makes the caller wait until something is there.
-func (r *receiver) tryRead(fd uintptr) bool {
-	for {
-		r.got, r.errno = readv(fd, r.iov[:])
-		if r.errno != unix.EINTR {
-			return r.errno != unix.EAGAIN
-		}
-	}
+	return n, nil
 }
 
 // garbage says where the stream is not what the protocol asks for.
@@ -314,10 +316,92 @@ func (r *receiver) cut(err error) error {
 	return r.garbage(err)
 }
 
+// Assist takes in what has arrived on connection k, if anything, in the caller's goroutine, and from now on keeps the link's own
+// goroutine from waiting for more, until Rest: the caller promises to look again at once, and to call Rest before it does
+// anything slow. (If it does not keep the promise the link goes on without it.) It returns whether frames were
+// delivered; they are before it returns. With TLS it does nothing. Any goroutine may call it, but none that is in a Handler.
+//
+// One request at a time is the case that this is for: who waits for its answer is awake already, and
+// the thread that would be woken to read it need not be.
+func (l *Link) Assist(k Kind) bool {
+	r := &l.recv[k-1]
+	if r.tls != nil || !l.started.Load() || l.failed() != nil {
+		return false
+	}
+	if !r.assist.Load() {
+		r.assist.Store(true)
+	}
+	if !r.turn.TryLock() {
+		return false // run is in its last read
+	}
+	defer r.turn.Unlock()
+	return r.poll()
+}
+
+// Rest ends what Assist began.
+func (l *Link) Rest(k Kind) {
+	r := &l.recv[k-1]
+	if r.assist.Load() && r.assist.Swap(false) {
+		select {
+		case r.rest <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// poll is one read without waiting; the caller has the turn.
+func (r *receiver) poll() bool {
+	if r.link.failed() != nil {
+		return false // Run is about to return, or has
+	}
+	r.polls.Add(1)
+	if r.dirty || r.complete() { // run was about to
+		if err := r.whole(); err != nil {
+			r.link.ended(err)
+		}
+		return true
+	}
+	if r.r == r.w {
+		r.r, r.w = 0, 0
+	} else if r.w == len(r.buf) {
+		r.w = copy(r.buf, r.buf[r.r:r.w])
+		r.r = 0
+	}
+	r.iov[0] = unix.Iovec{Base: &r.buf[r.w], Len: uint64(len(r.buf) - r.w)}
+	n, errno := r.sock.conn.Poll(r.iov[:1])
+	switch {
+	case errno == unix.EAGAIN:
+		return false
+	case errno != 0 || n == 0: // the end, which run will find as well
+		r.link.Rest(r.kind)
+		return false
+	}
+	r.w += n
+	r.reads.Add(1)
+	before := r.frames.Load()
+	if err := r.whole(); err != nil {
+		r.link.ended(err)
+	}
+	return r.frames.Load() != before
+}
+
+// whole delivers the frames that are in the buffer from end to end.
+func (r *receiver) whole() (err error) {
+	for err == nil && r.complete() {
+		err = r.frame()
+	}
+	r.idle()
+	return err
+}
+
 // More reports whether a further complete frame of connection k is at hand
 // without a read. Only for use inside Handler.Frame of that connection. With TLS there may be more than it knows of.
 func (l *Link) More(k Kind) bool {
-	r := &l.recv[k-1]
+	return l.recv[k-1].complete()
+}
+
+// complete reports whether the buffer holds a whole frame.
+func (r *receiver) complete() bool {
 	n := r.w - r.r
 	return n >= wire.HeaderSize && uint64(n-wire.HeaderSize) >= uint64(binary.LittleEndian.Uint32(r.buf[r.r+28:]))
 }

@@ -4,10 +4,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"hast/proto/wire"
@@ -58,7 +56,6 @@ type sender struct {
 	kind Kind
 	sock *socket
 	tls  *tls.Conn
-	rc   syscall.RawConn
 	wake chan struct{} // to background: the socket is full
 
 	order sync.Mutex // held through Send: encoding happens in queue order
@@ -87,19 +84,12 @@ type sender struct {
 	at    int    // first entry of iov with unwritten bytes
 	plain []byte // TLS: bytes of a record that is not full
 	tags  []uint32
-	block bool // the write function may wait
-	errno unix.Errno
-	wrote int
-	try   func(fd uintptr) bool
 
 	frames, bytes, data atomic.Uint64
 }
 
-func (s *sender) init(l *Link, c *channel) (err error) {
+func (s *sender) init(l *Link, c *channel) {
 	s.link, s.kind, s.sock, s.tls = l, c.kind, c.sock, c.tls
-	if s.rc, err = c.raw.SyscallConn(); err != nil {
-		return err
-	}
 	s.room.L = &s.mu
 	s.wake = make(chan struct{}, 1)
 	s.enc = wire.NewEncoder(l.cfg.Compression, l.cfg.Checksum)
@@ -116,9 +106,7 @@ func (s *sender) init(l *Link, c *channel) (err error) {
 		s.sock.take(false)
 		s.sock.out = make([]byte, 0, batchBytes+batchBytes/8)
 	}
-	s.try = s.tryWrite // one closure for all writes
 	s.touch()
-	return nil
 }
 
 // touch notes that something is being sent, for the keepalive.
@@ -372,40 +360,23 @@ func (s *sender) seal() {
 
 // write writes the rest of the vector. EAGAIN: the socket is full, and wait is false.
 func (s *sender) write(wait bool) error {
-	s.block = wait
 	for s.at < len(s.iov) {
-		if wait {
-			// Progress renews it, so it is the time for which the peer takes nothing.
-			if err := s.sock.raw.SetWriteDeadline(time.Now().Add(s.link.cfg.Timeout)); err != nil {
-				return err
-			}
-		}
-		if err := s.rc.Write(s.try); err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
+		n, errno := s.sock.conn.Writev(s.iov[s.at:])
+		switch {
+		case errno == 0:
+			s.advance(n)
+		case errno == unix.EAGAIN && !wait:
+			return unix.EAGAIN
+		case errno == unix.EAGAIN:
+			// Progress renews the limit, so it is the time for which the peer takes nothing.
+			if !s.sock.conn.AwaitRoom(s.link.cfg.Timeout) {
 				return fmt.Errorf("the peer took nothing on the %s connection for %v", s.kind, s.link.cfg.Timeout)
 			}
-			return err
-		}
-		switch s.errno {
-		case 0:
-			s.advance(s.wrote)
-		case unix.EINTR:
-		case unix.EAGAIN:
-			return unix.EAGAIN
 		default:
-			return fmt.Errorf("write to the %s connection: %w", s.kind, s.errno)
+			return fmt.Errorf("write to the %s connection: %w", s.kind, errno)
 		}
-	}
-	if wait { // an old deadline would end the next write at once
-		return s.sock.raw.SetWriteDeadline(time.Time{})
 	}
 	return nil
-}
-
-// tryWrite is one writev; false makes the caller wait until the socket has room.
-func (s *sender) tryWrite(fd uintptr) bool {
-	s.wrote, s.errno = writev(fd, s.iov[s.at:])
-	return s.errno != unix.EAGAIN || !s.block
 }
 
 // advance skips n written bytes.

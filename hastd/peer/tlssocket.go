@@ -1,17 +1,25 @@
 package peer
 
 import (
+	"io"
 	"net"
 	"sync"
 	"time"
+
+	"hast/hastd/sock"
+
+	"golang.org/x/sys/unix"
 )
 
 // socket lies between TLS and TCP. While the handshake lasts it passes
 // everything through. Afterwards it collects the records that one flush makes, to be written with one system
 // call, and tells the reader before it might block.
 type socket struct {
-	raw    *net.TCPConn
-	before func() // called before each read of the raw connection; nil during the handshake
+	raw    *net.TCPConn // until the handshake is over
+	conn   *sock.Conn   // from then on
+	before func()       // called before each read of conn
+	iov    [1]unix.Iovec
+	wait   sock.Wait // how readv waits
 
 	mu      sync.Mutex
 	collect bool   // the handshake is over
@@ -19,12 +27,35 @@ type socket struct {
 	out     []byte // records not yet written; the sender's while taking is false
 }
 
+// begin takes the connection from Go's poller when the handshake is over.
+func (s *socket) begin(before func()) (err error) {
+	s.before = before
+	s.conn, err = sock.New(s.raw)
+	return err
+}
+
 // Read reads from the network.
 func (s *socket) Read(b []byte) (int, error) {
-	if s.before != nil {
-		s.before()
+	if s.conn == nil {
+		return s.raw.Read(b)
 	}
-	return s.raw.Read(b)
+	s.iov[0] = unix.Iovec{Base: &b[0], Len: uint64(len(b))}
+	n, err := s.readv(s.iov[:])
+	s.iov[0].Base = nil
+	return n, err
+}
+
+// readv reads at least one byte; the end is io.EOF.
+func (s *socket) readv(v []unix.Iovec) (int, error) {
+	s.before()
+	n, errno := s.wait.Readv(s.conn, v)
+	if errno != 0 {
+		return 0, errno
+	}
+	if n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil
 }
 
 // Write takes records from TLS. Behind the handshake, what does not come from the sender is an alert of the reader's, and dropped: the
@@ -50,7 +81,14 @@ func (s *socket) take(on bool) {
 
 // The rest of net.Conn, for the handshake.
 
-func (s *socket) Close() error                       { return s.raw.Close() }
+func (s *socket) Close() error {
+	if s.conn != nil {
+		s.conn.Close()
+		return nil
+	}
+	return s.raw.Close()
+}
+
 func (s *socket) LocalAddr() net.Addr                { return s.raw.LocalAddr() }
 func (s *socket) RemoteAddr() net.Addr               { return s.raw.RemoteAddr() }
 func (s *socket) SetDeadline(t time.Time) error      { return s.raw.SetDeadline(t) }

@@ -18,11 +18,17 @@ func (l *Link) watch() {
 	s, r := &l.send[Control-1], &l.recv[Control-1]
 	var silent time.Duration
 	heard, before := r.reads.Load(), time.Now()
+	polls := r.polls.Load()
 	for {
 		select {
 		case <-l.done:
 			return
 		case <-t.C:
+		}
+		if n := r.polls.Load(); n == polls {
+			l.Rest(Control) // whoever assists is held up
+		} else {
+			polls = n
 		}
 		now := time.Now()
 		past := min(now.Sub(before), 2*tick)

@@ -5,14 +5,14 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
-	"syscall"
-	"unsafe"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"hast/hastd/device"
+	"hast/hastd/sock"
 	"hast/proto"
 )
 
@@ -37,9 +37,9 @@ var errClosing = errors.New("the device is closing")
 
 // conn is one client. Its reader is the goroutine in serve; its Complete is called from anywhere.
 type conn struct {
-	srv *Server
-	nc  net.Conn
-	rc  syscall.RawConn
+	srv  *Server
+	nc   net.Conn   // until the handshake is over
+	sock *sock.Conn // from then on, under srv.mu; nil before
 
 	// The reader's own.
 	in     []byte // in[r:w] is received and not decoded
@@ -48,34 +48,30 @@ type conn struct {
 	joins  *device.Joins
 	stream stream
 
-	// Of the readv under way; here and not on the stack, because its function outlives a call.
-	readFn  func(fd uintptr) bool
-	riov    [2]unix.Iovec
-	rcount  int
-	rnowait bool
-	rn      int
-	rerr    syscall.Errno
+	// Of the readv under way.
+	wait   sock.Wait
+	riov   [2]unix.Iovec
+	rcount int
+	rn     int
+
+	limit *time.Timer // of a stall
+	late  atomic.Bool // it ran out
 
 	inflight sync.WaitGroup // requests that the sink has, whose answers are not queued yet
 	out      outbox
 }
 
-func newConn(s *Server, nc net.Conn) (*conn, error) {
-	sc, ok := nc.(syscall.Conn)
-	if !ok {
-		return nil, fmt.Errorf("a client's connection must be a socket, not a %T", nc)
-	}
-	rc, err := sc.SyscallConn()
-	if err != nil {
-		return nil, fmt.Errorf("client's socket: %w", err)
-	}
-	c := &conn{srv: s, nc: nc, rc: rc, in: make([]byte, inSize)}
+func newConn(s *Server, nc net.Conn) *conn {
+	c := &conn{srv: s, nc: nc, in: make([]byte, inSize)}
 	c.batch = make([]*device.Request, 0, inSize/requestSize)
 	c.joins = device.NewJoins(s.sink, c.joined)
+	c.wait.Spin = true
+	c.wait.Helper, _ = s.sink.(sock.Helper)
 	c.stream.c = c
-	c.readFn = c.readv
+	c.limit = time.AfterFunc(time.Hour, c.tooLate)
+	c.limit.Stop()
 	c.out.init(c)
-	return c, nil
+	return c
 }
 
 // serve runs the transmission until the client leaves, fails, or the server stops.
@@ -87,20 +83,25 @@ func (c *conn) serve() error {
 	if !errors.Is(err, errDisconnect) && !c.srv.isStopped() {
 		c.out.abandon() // nobody reads the answers
 	}
-	c.inflight.Wait()
+	c.settle()
 	c.out.drain()
 	close(c.out.wake)
 	writer.Wait()
 	switch cause := c.out.failure(); {
 	case errors.Is(cause, errClosing):
 		return nil
-	case cause != nil && !errors.Is(err, io.EOF):
+	case cause != nil && !left(cause):
 		return cause
 	case errors.Is(err, io.EOF), errors.Is(err, errDisconnect), errors.Is(err, errClosing), errors.Is(err, errStopped),
-		errors.Is(err, os.ErrDeadlineExceeded) && c.srv.isStopped(), errors.Is(err, syscall.ECONNRESET):
+		errors.Is(err, unix.ECONNRESET):
 		return nil
 	}
 	return err
+}
+
+// left reports whether a write failed because the client is no longer there.
+func left(err error) bool {
+	return errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EBADF)
 }
 
 func (c *conn) transmit() error {
@@ -272,6 +273,14 @@ func (c *conn) take(r *device.Request) {
 	}
 }
 
+// settle waits until everything that the sink has of this client is answered.
+func (c *conn) settle() {
+	if h := c.wait.Helper; h != nil {
+		h.Rest()
+	}
+	c.inflight.Wait()
+}
+
 func (c *conn) submit() {
 	if len(c.batch) > 0 {
 		c.srv.sink.Submit(c.batch)
@@ -294,8 +303,12 @@ func (c *conn) joined(cookie uint64, errno proto.Errno) {
 
 // need returns the next n bytes (n <= maxOption), valid until the next read. For the handshake.
 func (c *conn) need(n int) ([]byte, error) {
-	for c.w-c.r < n {
-		if err := c.fill(nil, true); err != nil {
+	if c.r > 0 {
+		c.r, c.w = 0, copy(c.in, c.in[c.r:c.w])
+	}
+	if c.w < n {
+		k, err := io.ReadAtLeast(c.nc, c.in[c.w:], n-c.w)
+		if c.w += k; err != nil {
 			return nil, err
 		}
 	}
@@ -341,15 +354,18 @@ func (c *conn) await(dst []byte) error {
 		return err
 	}
 	if err := c.fill(dst, true); err != nil {
-		if errors.Is(err, os.ErrDeadlineExceeded) && !c.srv.isStopped() {
+		if c.late.Load() {
 			return fmt.Errorf("the client sent half a write and nothing for %v", StallTime)
 		}
 		return err
 	}
-	n := c.rn
-	err := c.srv.stall(c, false)
-	c.rn = n
-	return err
+	return c.srv.stall(c, false)
+}
+
+// tooLate ends a stall: the reader finds the connection's end.
+func (c *conn) tooLate() {
+	c.late.Store(true)
+	c.sock.CloseRead()
 }
 
 var errAgain = errors.New("nothing to read")
@@ -369,33 +385,22 @@ func (c *conn) fill(direct []byte, wait bool) error {
 			c.rcount++
 		}
 	}
-	c.rnowait = !wait
-	if err := c.rc.Read(c.readFn); err != nil {
-		return err
+	var errno unix.Errno
+	if wait {
+		c.rn, errno = c.wait.Readv(c.sock, c.riov[:c.rcount])
+	} else {
+		c.rn, errno = c.sock.Poll(c.riov[:c.rcount])
 	}
 	switch {
-	case c.rerr == syscall.EAGAIN:
+	case errno == unix.EAGAIN:
 		return errAgain
-	case c.rerr != 0:
-		return c.rerr
+	case errno != 0:
+		return errno
+	case c.rn == 0 && c.srv.isStopped():
+		return errStopped
 	case c.rn == 0:
 		return io.EOF
 	}
 	c.w += max(0, c.rn-len(direct))
 	return nil
-}
-
-// readv is what fill lets the poller call.
-func (c *conn) readv(fd uintptr) bool {
-	for {
-		n, _, errno := syscall.Syscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&c.riov)), uintptr(c.rcount))
-		if errno == syscall.EINTR {
-			continue
-		}
-		if errno == syscall.EAGAIN && !c.rnowait {
-			return false
-		}
-		c.rn, c.rerr = int(n), errno
-		return true
-	}
 }

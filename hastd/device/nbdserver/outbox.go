@@ -1,12 +1,8 @@
 package nbdserver
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"sync"
-	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -50,10 +46,6 @@ type outbox struct {
 	at, end int // iov[at:end] is still to be written
 	hdr     [perWrite * replySize]byte
 	done    []*device.Request // payload that iov refers to
-	writeFn func(fd uintptr) bool
-	wait    bool
-	n       int
-	errno   syscall.Errno
 
 	wake chan struct{} // the writer goroutine is to take over; closed at the end
 }
@@ -65,7 +57,6 @@ func (o *outbox) init(c *conn) {
 	o.sending = make([]reply, 0, perWrite)
 	o.done = make([]*device.Request, 0, perWrite)
 	o.wake = make(chan struct{}, 1)
-	o.writeFn = o.writev
 }
 
 // answers queues the replies to completed requests, and writes. A request that ends because the engine does is not
@@ -212,25 +203,22 @@ func (o *outbox) vectors() {
 
 // write does one writev and advances iov.
 func (o *outbox) write(wait bool) error {
-	o.wait = wait
-	if wait {
-		o.c.nc.SetWriteDeadline(time.Now().Add(StallTime))
+	s := o.c.sock
+	n, errno := s.Writev(o.iov[o.at:o.end])
+	for errno == unix.EAGAIN && wait {
+		if !s.AwaitRoom(StallTime) {
+			return fmt.Errorf("the client took no answers for %v", StallTime)
+		}
+		n, errno = s.Writev(o.iov[o.at:o.end])
 	}
-	err := o.c.rc.Write(o.writeFn)
-	if wait {
-		o.c.nc.SetWriteDeadline(time.Time{})
-	}
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("the client took no answers for %v", StallTime)
-	case err != nil:
-		return err
-	case o.errno == syscall.EAGAIN:
+	switch errno {
+	case 0:
+	case unix.EAGAIN:
 		return errAgain
-	case o.errno != 0:
-		return o.errno
+	default:
+		return errno
 	}
-	for n := o.n; n > 0; {
+	for n > 0 {
 		v := &o.iov[o.at]
 		if n < int(v.Len) {
 			v.Base = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), n))
@@ -241,21 +229,6 @@ func (o *outbox) write(wait bool) error {
 		o.at++
 	}
 	return nil
-}
-
-// writev is what write lets the poller call.
-func (o *outbox) writev(fd uintptr) bool {
-	for {
-		n, _, errno := syscall.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&o.iov[o.at])), uintptr(o.end-o.at))
-		if errno == syscall.EINTR {
-			continue
-		}
-		if errno == syscall.EAGAIN && o.wait {
-			return false
-		}
-		o.n, o.errno = int(n), errno
-		return true
-	}
 }
 
 // writer finishes what others could not write at once. It ends when wake is closed.
@@ -272,7 +245,7 @@ func (o *outbox) fail(cause error) {
 		o.dead, o.cause = true, cause
 	}
 	o.mu.Unlock()
-	o.c.nc.Close()
+	o.c.sock.Close()
 }
 
 // abandon drops all replies from now on, because the client is gone.
@@ -280,7 +253,7 @@ func (o *outbox) abandon() {
 	o.mu.Lock()
 	o.dead = true
 	o.mu.Unlock()
-	o.c.nc.Close() // a writer that waits for room gives up
+	o.c.sock.Close() // a writer that waits for room gives up
 }
 
 // drain waits until every queued reply is written or dropped.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hast/hastd/device"
+	"hast/hastd/sock"
 )
 
 // MaxConns is how many clients may be connected at a time; multi-conn clients
@@ -117,12 +118,8 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 // ServeConn serves one accepted stream socket and closes it. It returns nil if the client left in
 // an orderly way, or because of Stop or the sink's end, and only after each of its requests has been answered by the sink.
 func (s *Server) ServeConn(nc net.Conn) error {
-	c, err := newConn(s, nc)
-	if err != nil {
-		nc.Close()
-		return err
-	}
-	defer nc.Close()
+	c := newConn(s, nc)
+	defer c.close()
 	defer s.remove(c)
 	if err := s.add(c); err != nil {
 		return err
@@ -131,10 +128,23 @@ func (s *Server) ServeConn(nc net.Conn) error {
 	if err != nil || !ok {
 		return err
 	}
-	if s.clearDeadline(c) != nil {
-		return nil
+	if err := s.begin(c); err != nil {
+		if errors.Is(err, errStopped) {
+			return nil
+		}
+		return err
 	}
 	return c.serve()
+}
+
+// close ends the client's connection.
+func (c *conn) close() {
+	c.limit.Stop()
+	if c.sock != nil {
+		c.sock.Close()
+	} else {
+		c.nc.Close()
+	}
 }
 
 // add makes c known to Stop, and starts the handshake's time limit.
@@ -157,27 +167,28 @@ func (s *Server) isStopped() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.s
 
 var errStopped = errors.New("stopped")
 
-// clearDeadline ends the handshake's time limit; it must not undo Stop's.
-func (s *Server) clearDeadline(c *conn) error {
+// begin ends the handshake and its time limit: the connection is taken from Go's poller.
+func (s *Server) begin(c *conn) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
 		return errStopped
 	}
-	return c.nc.SetDeadline(time.Time{})
+	c.sock, err = sock.New(c.nc)
+	return err
 }
 
 // stall starts (true) or ends the time limit for the rest of a payload.
 func (s *Server) stall(c *conn, on bool) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopped {
+	if s.isStopped() {
 		return errStopped
 	}
 	if on {
-		return c.nc.SetReadDeadline(time.Now().Add(StallTime))
+		c.limit.Reset(StallTime)
+	} else {
+		c.limit.Stop()
 	}
-	return c.nc.SetReadDeadline(time.Time{})
+	return nil
 }
 
 // Stop makes every connection stop reading; each ends when the requests that it has
@@ -187,6 +198,10 @@ func (s *Server) Stop() {
 	defer s.mu.Unlock()
 	s.stopped = true
 	for c := range s.conns {
-		c.nc.SetReadDeadline(time.Now())
+		if c.sock != nil {
+			c.sock.CloseRead()
+		} else {
+			c.nc.SetReadDeadline(time.Now())
+		}
 	}
 }

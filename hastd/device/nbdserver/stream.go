@@ -25,7 +25,7 @@ type stream struct {
 func (s *stream) run(h *header) error {
 	c := s.c
 	c.submit()
-	c.inflight.Wait()
+	c.settle()
 	s.mu.Lock()
 	s.cookie, s.next, s.failed = h.cookie, 0, false
 	s.mu.Unlock()
@@ -40,7 +40,7 @@ func (s *stream) run(h *header) error {
 		c.submit()
 		off, left = off+proto.Offset(n), left-n
 	}
-	c.inflight.Wait()
+	c.settle()
 	return nil
 }
 
