@@ -178,6 +178,9 @@ func machineSettings(s *ipc.Settings) replica.Settings {
 func linkConfig(setup *ipc.Setup, s *ipc.Settings) (c peer.Config, err error) {
 	c = peer.Config{Key: setup.Key, Encrypt: s.Encrypt, Timeout: time.Duration(s.Timeout), Resource: setup.Resource,
 		Node: setup.Node, Peer: setup.Peer}
+	if setup.Role == proto.RoleSecondary {
+		c.Awake = peer.Data // requests; what the answers wait for, a primary's front-end does (engine.Help)
+	}
 	if c.Compression, err = wire.ParseCompression(s.Compression); err != nil {
 		return c, err
 	}
