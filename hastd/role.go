@@ -183,6 +183,11 @@ func (r *resource) promote(w *workerProc, force bool) error {
 				Hint: fmt.Sprintf("run there first: hastctl role secondary %s", s.name)}
 		}
 		out := r.dials.outcome()
+		if out.kind == dialNotPrimary && s.settings.Freeze && !force {
+			// The machine would hold all I/O for the peer, and the kernel wants to read a device that it makes.
+			return false, &ctl.Error{Code: proto.ExitRefused, Message: fmt.Sprintf("the role of %s is init on node %s, and with on_peer_loss = \"freeze\" I/O would only wait for it", s.name, s.peer),
+				Hint: fmt.Sprintf("run there first: hastctl role secondary %s; or let this node serve alone: on_peer_loss = \"continue\" and hastctl reload", s.name)}
+		}
 		patience := forcePatience
 		if out.kind == dialPassed {
 			patience = max(patience, s.timeout/2) // somebody is there: what it says counts
