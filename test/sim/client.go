@@ -54,6 +54,9 @@ func (w *world) server() *node {
 	a, b := w.nodes[0].front.attached, w.nodes[1].front.attached
 	switch {
 	case a && b:
+		if w.split && w.left >= 0 && w.super(w.left).Data != proto.DataOutdated {
+			return w.nodes[1-w.left]
+		}
 		return w.nodes[w.rnd.n(2)]
 	case a:
 		return w.nodes[0]

@@ -95,7 +95,7 @@ func (d *disk) complete(op *diskOp) proto.Errno {
 			}
 		}
 	case proto.OpFlush:
-		if d.fails(w.opt.FlushError) || d.metaN > 0 && d.fails(w.opt.DoubtError) {
+		if d.fails(w.opt.FlushError) || d.metaN > 0 && d.fails(w.opt.DoubtError) || w.justAlone(w.nodes[d.node]) && d.fails(w.opt.AloneError) {
 			d.loseLog(op.mark)
 			return proto.EIO
 		}
@@ -264,6 +264,10 @@ func (d *disk) keepMeta(m *metaWrite, how int) {
 // machine keeps unchanged is not relied upon here. then is told which of the two failed.
 func (d *disk) submitMeta(blocks []metaWrite, then func(proto.Op, proto.Errno)) {
 	w := d.w
+	page := false
+	for i := range blocks {
+		page = page || blocks[i].off < w.lay.Map[0]
+	}
 	d.metaLog = append(d.metaLog, blocks...)
 	d.metaN++
 	delay := w.rnd.skew(60*usec, 5*msec)
@@ -278,6 +282,9 @@ func (d *disk) submitMeta(blocks []metaWrite, then func(proto.Op, proto.Errno)) 
 		d.metaN--
 		op, errno := proto.OpFlush, proto.OK
 		switch {
+		case page && d.fails(w.opt.PageError):
+			errno = proto.EIO
+			d.loseLog(len(d.log))
 		case !d.fails(w.opt.MetaError):
 			for _, m := range d.metaLog {
 				copy(d.metaStable[m.off:], m.data)

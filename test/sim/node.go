@@ -36,6 +36,7 @@ type node struct {
 	inc      int  // counts workers
 	m        machine
 	out      replica.Effects
+	terms    int  // counts promotions, and what ends the use of one
 	promoted bool // the term as primary is established: successors go on with it
 	stopping bool
 	stopped  func() // waits for EfStopped
@@ -318,6 +319,11 @@ func (w *world) onlyReceived(p *node) {
 	if w.opt.Mode == proto.ModeMemsync && w.super(p.id).Data == proto.DataUpToDate {
 		w.oracleOf(p).rebase(p)
 	}
+}
+
+// justAlone reports whether n is a primary that has lost its peer, and has recorded nothing of it yet.
+func (w *world) justAlone(n *node) bool {
+	return n.alive && n.role == proto.RolePrimary && n.link == nil && w.super(n.id).Flags&extent.FlagConnected != 0
 }
 
 // lags reports whether acknowledged writes may be under way to the peer only.

@@ -248,12 +248,27 @@ func (w *world) await(n *node, inc int, until Time, force bool) {
 			if force && (w.lags() || w.split) {
 				w.oracleOf(n).rebase(n)
 			}
-			n.front.attached = true
+			w.mount(n)
 		case w.now > until, s.Link == replica.LinkRefused, s.Link == replica.LinkSplitBrain:
 			w.tracef(n.id, "operator: promotion given up: %s %s", s.Link, s.Why)
 			w.demote(n)
 		default:
 			w.await(n, inc, until, force)
+		}
+	})
+}
+
+// mount lets clients use what was promoted, at once or, in some runs, after a while.
+func (w *world) mount(n *node) {
+	n.terms++
+	if !w.opt.SlowMount || !w.faults || w.rnd.one(2) {
+		n.front.attached = true
+		return
+	}
+	term := n.terms
+	w.after(w.rnd.skew(0, 8*sec), func() {
+		if n.terms == term && n.promoted {
+			n.front.attached = true
 		}
 	})
 }
@@ -313,6 +328,7 @@ func (w *world) demote(n *node) {
 
 // drain waits until the device is not in use; its users stop first.
 func (w *world) drain(n *node, until Time, then func()) {
+	n.terms++
 	n.front.attached = false
 	if len(n.front.out) == 0 || w.now > until {
 		then()
@@ -385,6 +401,10 @@ func (w *world) forceSplit() {
 	}
 	w.tracef(-1, "operator: forces %s to be primary while %s is", n.name, w.peerOf(n).name)
 	w.cutOff, w.split, w.everSplit = true, true, true
+	w.left = -1
+	if w.opt.Moved {
+		w.left = 1 - n.id
+	}
 	w.acksSinceSplit = [2]int{}
 	w.oracles[n.id] = w.oracleOf(n).clone()
 	if n.link != nil {

@@ -20,11 +20,15 @@ type Options struct {
 	Forced     bool // a node is promoted by force while its peer is down and has nothing that it lacks
 	SplitBrain bool // or while the peer is alive: writes of one side are given up
 	ModeChange bool
+	SlowMount  bool // it takes a while until somebody uses what was promoted
+	Moved      bool // in a split, the clients leave the old primary
 
 	ReadError  int // per million operations
 	WriteError int
 	FlushError int
 	MetaError  int
+	AloneError int  // of a flush on a primary that has just lost its peer, and of that flush only: what it loses the peer still has
+	PageError  int  // of the flush of a metadata transaction with a page of the bitmap
 	DoubtError int  // of a flush while a metadata transaction is under way: it loses what that has written, and the transaction's own flush does not tell
 	ErrorNode  int  // the node whose disk fails: 0, 1, or 2 for either
 	Stall      int  // per million disk operations take seconds
@@ -80,6 +84,12 @@ func (o *Options) drawMore(r random) {
 		o.DoubtError = pick(&r, 0, 100000, 400000)
 	}
 	o.Pages = r.one(4)
+	if o.FlushError > 0 {
+		o.AloneError = pick(&r, 0, 0, 300000)
+		o.PageError = pick(&r, 0, 0, 30000)
+	}
+	o.SlowMount = r.one(4)
+	o.Moved = r.one(2)
 }
 
 func pick(r *random, v ...int) int { return v[r.n(len(v))] }

@@ -31,6 +31,8 @@ func (w *world) ruleStreamOrder(n *node, e *replica.Effect) {
 		switch {
 		case flush && changes(g):
 			w.fail("rule01", "secondary %s flushes while the write at sector %d that came before is not done", n.name, g.head.Offset/sector)
+		case !flush && changes(g) && g.head.Offset < f.head.Offset+proto.Offset(f.head.Length) && f.head.Offset < g.head.Offset+proto.Offset(g.head.Length):
+			w.fail("contract", "secondary %s starts the write at sector %d while an overlapping one at %d that came before is not done", n.name, f.head.Offset/sector, g.head.Offset/sector)
 		case !flush && g.head.Type == wire.TypeFlush:
 			w.fail("rule01", "secondary %s starts the write at sector %d while a flush that came before is not done", n.name, f.head.Offset/sector)
 		}

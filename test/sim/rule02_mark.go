@@ -24,10 +24,20 @@ func (w *world) ruleMarkedFrame(n *node, h *wire.Header, first, cnt int) {
 }
 
 func (w *world) marksBefore(n *node, first, cnt int, where string, sync bool) {
-	if n.localFailed || cnt == 0 {
-		return // its own copy or metadata is out: the peer's generation stands in
+	if cnt == 0 {
+		return
 	}
 	m := w.stableMarks(n.id)
+	if n.localFailed {
+		// Its own copy or metadata is out: it marks nothing, and what the peer has recorded stands in.
+		for e := first / 8 / w.perExtent; !sync && n.m.Status().LocalLost && e <= (first+cnt-1)/8/w.perExtent; e++ {
+			if !m.hot[e] && !w.disqualified(n, w.peerOf(n)) {
+				w.fail("rule02", "node %s writes sectors %d+%d %s, its own copy is out, and no stable superblock says so", n.name, first, cnt, where)
+				return
+			}
+		}
+		return
+	}
 	for e := first / 8 / w.perExtent; e <= (first+cnt-1)/8/w.perExtent; e++ {
 		if !m.hot[e] && !sync {
 			w.fail("rule02", "node %s writes sectors %d+%d %s, and extent %d is not active on stable storage", n.name, first, cnt, where, e)

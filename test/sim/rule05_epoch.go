@@ -1,5 +1,7 @@
 package sim
 
+import "hast/proto"
+
 // Rule 5: at most one node accepts writes in an epoch, which is stable before the
 // first write is; a secondary takes nothing from an older epoch.
 
@@ -8,6 +10,10 @@ func (w *world) ruleOneWriter(n *node, r *request) {
 	e := w.super(n.id).Epoch
 	if e.Node != n.name {
 		w.fail("rule05", "node %s acknowledges a write while the epoch on its stable storage is %s", n.name, e)
+		return
+	}
+	if w.super(n.id).Data == proto.DataOutdated {
+		w.fail("rule05", "node %s acknowledges a write, and its superblock says that a newer primary exists", n.name)
 		return
 	}
 	if owner, ok := w.epochs[e.Number]; ok && owner != n.id && !w.everSplit {

@@ -65,6 +65,7 @@ type world struct {
 	op             operator
 	split          bool // the operator has forced both nodes to be primary
 	everSplit      bool
+	left           int // the primary that the clients leave in a split, until it is known to be outdated; -1: none
 	acksSinceSplit [2]int
 
 	bad   *Violation
