@@ -71,22 +71,28 @@ func (r *resource) addWorker(out *ctl.ResourceStatus, facts *ctl.Facts, w *worke
 	fillState(out, &st)
 	facts.Link, facts.Promoted, facts.Frozen, facts.Syncing = st.Link, st.Promoted, st.Frozen, st.Syncing
 	facts.OneCopy = st.LocalLost || st.PeerFailed != "" || st.PeerData == proto.DataInconsistent.String() && !st.Syncing
-	if st.Why != "" {
-		out.Why = st.Why
-	}
-	if text := r.dials.outcome().text; text != "" {
-		switch {
-		case st.Link == "connecting" && st.Frozen && out.Why != "":
-			out.Why += ". " + text
-		case st.Link == "connecting": // later news than how the connection was lost
-			out.Why = text
-		case st.Link == "refused" && out.Why == "":
-			out.Why = text
-		}
+	if text := whyOf(&st, r.dials.outcome().text); text != "" {
+		out.Why = text
 	}
 	if ctl.StateOf(*facts) == ctl.StateDegraded && st.Since != 0 {
 		out.DegradedSinceUnix = wallOf(st.Since)
 	}
+}
+
+// whyOf puts together what keeps the service from working, and why there is no peer. dial is what the latest
+// attempt to reach it brought: later news than how the connection was lost, or than a handshake before it.
+func whyOf(st *ipc.State, dial string) string {
+	link := st.Why
+	if st.Handshake != "" {
+		link = st.Handshake
+	}
+	if dial != "" && (st.Link == "connecting" || st.Link == "refused" && link == "") {
+		link = dial
+	}
+	if st.Trouble == "" || link == "" {
+		return st.Trouble + link
+	}
+	return st.Trouble + ". " + link
 }
 
 // wallOf turns a CLOCK_BOOTTIME instant into unix seconds.
@@ -104,6 +110,13 @@ func fillState(out *ctl.ResourceStatus, st *ipc.State) {
 	if st.Since != 0 {
 		out.LinkSinceUnix = wallOf(st.Since)
 	}
+	if out.LocalError = st.LocalError; st.LocalErrorAt != 0 {
+		out.LocalErrorUnix = wallOf(st.LocalErrorAt)
+	}
+	if st.PeerFailedAt != 0 {
+		out.PeerErrorUnix = wallOf(st.PeerFailedAt)
+	}
+	out.DiskWaitSeconds, out.PeerWaitSeconds = time.Duration(st.DiskAge).Seconds(), time.Duration(st.PeerWait).Seconds()
 	if st.Syncing {
 		elapsed := time.Duration(lease.Now() - st.SyncStarted).Seconds()
 		out.Sync = ctl.NewSync(st.SyncSource, st.SyncTotal, st.SyncDone, st.SyncMoved, elapsed, wallOf(st.SyncStarted))

@@ -64,6 +64,16 @@ var cases = map[string]func(*ctl.ResourceStatus){
 	"frozen": func(s *ctl.ResourceStatus) {
 		s.State, s.Why, s.Queues.Frozen, s.PeerData = ctl.StateFrozen, "the peer is lost and on_peer_loss is freeze", 12, ""
 	},
+	"frozen-unreachable": func(s *ctl.ResourceStatus) {
+		s.State, s.Why, s.Queues.Frozen, s.PeerData = ctl.StateFrozen, "the peer is lost and on_peer_loss is freeze. 10.0.0.2:8457: connection refused", 1, ""
+	},
+	"writes-refused": func(s *ctl.ResourceStatus) {
+		s.State, s.Link, s.DegradedSinceUnix, s.LocalError, s.LocalErrorUnix = ctl.StateDegraded, "connecting", begun+240, "a flush failed: input/output error", begun+300
+		s.Why = "writes are refused: a flush of the local disk failed. Stop the users of this device. 10.0.0.2:8457: no route to host"
+	},
+	"stalled": func(s *ctl.ResourceStatus) {
+		s.Why, s.PeerWaitSeconds = "hb2 is connected, but has not answered a request for more than 10s, and the application waits for it: see hastctl status there, its disk may be slow or hang", 31
+	},
 	"split-brain": func(s *ctl.ResourceStatus) {
 		s.State, s.Link = ctl.StateSplitBrain, "split-brain"
 		s.Why = "split brain (both copies went on): hb1 wrote since 2026-11-18T12:00:00Z (8192 bytes marked); hb2 wrote since 2026-11-18T12:01:00Z (4096 bytes marked). " +
@@ -80,6 +90,7 @@ var cases = map[string]func(*ctl.ResourceStatus){
 	"never": func(s *ctl.ResourceStatus) { s.Stale = true },
 	"disk-errors": func(s *ctl.ResourceStatus) {
 		s.State, s.LocalLost, s.Data, s.LocalError, s.PeerError = ctl.StateDegraded, true, "inconsistent", "write of 4096 bytes at 81920: input/output error", "flush failed"
+		s.LocalErrorUnix, s.PeerErrorUnix, s.DiskWaitSeconds, s.PeerWaitSeconds = begun+3000, begun+3400, 12.5, 11
 		s.Counters.LocalReadErrors, s.Counters.LocalWriteErrors, s.Counters.RemoteFlushErrors = 3, 1, 1
 		s.Hook = &ctl.HookStatus{Event: "disconnect", Program: "/etc/hast/hook", StartedUnix: begun + 3530}
 	},

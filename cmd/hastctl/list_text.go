@@ -106,10 +106,22 @@ func (l *lister) copies(s *ctl.ResourceStatus, now time.Time) {
 	l.some("data", s.Data)
 	l.some("peerdata", s.PeerData)
 	l.some("localerror", s.LocalError)
+	if s.LocalErrorUnix != 0 {
+		l.line("localerrorsince", ago(s.LocalErrorUnix, now))
+	}
 	if s.LocalLost {
 		l.line("locallost", true)
 	}
 	l.some("peererror", s.PeerError)
+	if s.PeerErrorUnix != 0 {
+		l.line("peererrorsince", ago(s.PeerErrorUnix, now))
+	}
+	if s.DiskWaitSeconds >= 1 {
+		l.line("diskwait", span(seconds(s.DiskWaitSeconds)))
+	}
+	if s.PeerWaitSeconds >= 1 {
+		l.line("peerwait", span(seconds(s.PeerWaitSeconds)))
+	}
 	l.id("resuid", s.Resource)
 	l.id("generation", s.Current)
 	l.id("base", s.Base)

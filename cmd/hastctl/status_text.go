@@ -53,7 +53,7 @@ func details(s *ctl.ResourceStatus, now time.Time) (out []string) {
 		say("changing role: %s", s.Pending)
 	}
 	stateDetails(s, now, say)
-	dataDetails(s, say)
+	dataDetails(s, now, say)
 	if c := s.Counters; c != nil {
 		errorDetails("this node", c.LocalReadErrors, c.LocalWriteErrors, c.LocalFlushErrors, say)
 		errorDetails("the peer", c.RemoteReadErrors, c.RemoteWriteErrors, c.RemoteFlushErrors, say)
@@ -72,13 +72,14 @@ func stateDetails(s *ctl.ResourceStatus, now time.Time, say func(string, ...any)
 		return
 	case ctl.StateSyncing:
 		syncDetails(s, say)
-		return
 	case ctl.StateFrozen:
 		waiting := 0
 		if s.Queues != nil {
 			waiting = s.Queues.Frozen
 		}
-		say("I/O is frozen, %d requests wait: %s", waiting, dash(s.Why))
+		why, more, _ := strings.Cut(dash(s.Why), ". ")
+		say("I/O is frozen, %d requests wait: %s", waiting, why)
+		sayLines(more, say)
 		return
 	case ctl.StateDegraded:
 		if s.Remote == "none" {
@@ -91,11 +92,18 @@ func stateDetails(s *ctl.ResourceStatus, now time.Time, say func(string, ...any)
 		}
 		say("one copy only%s; %s differ", since, size(s.DirtyBytes))
 	}
-	if s.Why != "" {
-		say("%s", s.Why)
-	}
+	sayLines(s.Why, say)
 	if s.State == ctl.StateStopped {
 		say("when that is put right: hastctl role primary|secondary %s", s.Name)
+	}
+}
+
+// sayLines gives each sentence a line.
+func sayLines(text string, say func(string, ...any)) {
+	for rest := text; rest != ""; {
+		var line string
+		line, rest, _ = strings.Cut(rest, ". ")
+		say("%s", line)
 	}
 }
 
@@ -136,7 +144,7 @@ func syncDetails(s *ctl.ResourceStatus, say func(string, ...any)) {
 }
 
 // dataDetails tells of copies that are not up to date, and what has been done to them.
-func dataDetails(s *ctl.ResourceStatus, say func(string, ...any)) {
+func dataDetails(s *ctl.ResourceStatus, now time.Time, say func(string, ...any)) {
 	best := proto.DataUpToDate.String()
 	if s.Data != "" && s.Data != best || s.PeerData != "" && s.PeerData != best {
 		say("data: %s here, %s on the peer", known(s.Data), known(s.PeerData))
@@ -146,14 +154,22 @@ func dataDetails(s *ctl.ResourceStatus, say func(string, ...any)) {
 		say("hastctl role init %[1]s, replace %[2]s, hastctl create %[1]s, hastctl role secondary %[1]s", s.Name, s.Local)
 	}
 	if s.LocalError != "" {
-		say("local disk: %s", s.LocalError)
+		say("local disk: %s%s", s.LocalError, when(s.LocalErrorUnix, now))
 	}
 	if s.PeerError != "" {
-		say("peer's disk: %s", s.PeerError)
+		say("peer's disk: %s%s", s.PeerError, when(s.PeerErrorUnix, now))
 	}
 	if s.Forced {
 		say("promoted with --force in this generation: the peer may have writes that this copy lacks")
 	}
+}
+
+// when says when something happened, if that is known.
+func when(unix int64, now time.Time) string {
+	if unix == 0 {
+		return ""
+	}
+	return ", " + ago(unix, now)
 }
 
 func known(data string) string {

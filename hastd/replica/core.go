@@ -117,6 +117,7 @@ type core struct {
 	rebooted bool
 	intact   bool
 	cnt      Counters
+	diskErr  failure
 }
 
 func (c *core) init(cfg Config) {
@@ -365,10 +366,11 @@ func (c *core) metaDone(ev *Event) metaResult {
 			return metaRedone
 		case ev.Op == proto.OpFlush && !c.metaAgain:
 			c.metaAgain = true
-			c.dropped()
+			c.dropped(ev.Errno)
 			return metaDropped
 		}
 		c.metaFail = true
+		c.diskFailed("the metadata area failed: %s", ev.Errno)
 		return metaLost
 	}
 	c.metaAgain = false
@@ -393,7 +395,8 @@ func (c *core) metaDone(ev *Event) metaResult {
 
 // dropped follows every flush that failed. Data and metadata share a disk, and one flush's failure may be all that
 // ever tells of what the disk dropped of either.
-func (c *core) dropped() {
+func (c *core) dropped(errno proto.Errno) {
+	c.diskFailed("a flush failed: %s", errno)
 	c.cnt.LocalFlushErrors++
 	c.metaDoubt = c.metaBusy
 }

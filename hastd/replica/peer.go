@@ -300,10 +300,10 @@ func (m *Primary) resend() {
 // peerFailed is a failure that the peer reported of its own copy; it has
 // recorded it (rule 6). For us it is a lost peer.
 func (m *Primary) peerFailed(format string, args ...any) {
-	m.peerFail = fmt.Sprintf(format, args...)
+	m.peerFail = failure{fmt.Sprintf(format, args...), m.now}
 	m.peerOut = true
-	m.report(ReportPeerError, 0, "%s", m.peerFail)
-	m.hangUp("%s", m.peerFail)
+	m.report(ReportPeerError, 0, "%s", m.peerFail.text)
+	m.hangUp("%s", m.peerFail.text)
 }
 
 // peerLost is the one way in which a peer goes: everything not known to be stable there is marked.

@@ -72,7 +72,8 @@ type Primary struct {
 	sync        syncState
 
 	graceEnd    Time
-	peerFail    string
+	peerFail    failure
+	peerWait    Time // see Status
 	peerOut     bool // the peer has said that its copy failed
 	noCopy      bool // neither copy is whole
 	stopping    bool
@@ -451,6 +452,7 @@ func (m *Primary) onTick() {
 	}
 	m.overdue(m.established)
 	m.tightenMode()
+	m.peerWait = m.waitForPeer()
 	if m.open.Count() > 0 && m.now-m.openSince >= flushAge {
 		m.wantFlush = true
 	}
@@ -571,19 +573,11 @@ func (m *Primary) Status() Status {
 	s := m.status()
 	s.Role = proto.RolePrimary
 	s.Frozen = m.frozen&visible != 0
-	if s.Frozen {
-		switch {
-		case m.frozen&frOutdated != 0:
-			s.Why = "a newer primary exists: this node's copy is outdated"
-		case m.frozen&frInconsistent != 0:
-			s.Why = "the local copy is not whole and the peer is away"
-		default:
-			s.Why = "the peer is lost and on_peer_loss is freeze"
-		}
-	}
+	s.Trouble = m.trouble()
 	s.Promoted = m.promoted
 	s.LocalLost = !m.local
-	s.PeerFailed = m.peerFail
+	s.PeerFailed, s.PeerFailAt = m.peerFail.text, m.peerFail.at
+	s.PeerWait = m.peerWait
 	s.InFlight = m.appBusy
 	s.Waiting = m.mapQ.len() + m.roomQ.len() + m.genQ.len()
 	s.FrozenCount = m.frozenQ.len()
@@ -602,7 +596,7 @@ func (c *core) status() Status {
 		Link: c.link, Why: c.linkWhy, Data: c.sb.Data, PeerData: c.peerData, PeerNode: c.peerName, PeerRole: c.peerRole,
 		Mode: c.set.Mode, Epoch: c.sb.Epoch, Resource: c.sb.Resource, Current: c.sb.Current, Base: c.sb.Base,
 		DirtyBytes: uint64(c.dirty.Count()) * proto.BlockSize, Since: c.since, Forced: c.sb.Forced != 0,
-		HotExtents: c.hot.Len(), Counters: c.cnt,
+		HotExtents: c.hot.Len(), Counters: c.cnt, LocalError: c.diskErr.text, LocalErrAt: c.diskErr.at,
 	}
 }
 

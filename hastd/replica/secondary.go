@@ -314,6 +314,7 @@ func (m *Secondary) onMeta(ev *Event) {
 		m.done = false
 		m.intact = true
 		m.crashed, m.rebooted = false, false
+		m.peerData, m.diskErr = proto.DataUpToDate, failure{} // no metadata, no SYNC_DONE
 		m.send(wire.Header{Type: wire.TypeSyncDoneOK}, nil)
 		m.report(ReportSyncDone, 0, "sync complete")
 	}
@@ -510,7 +511,7 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 	if t == m.stopTag() && m.stopFlush != partPending {
 		m.startFlush = partDone
 		if errno != proto.OK {
-			m.dropped()
+			m.dropped(errno)
 			m.doubted()
 			m.step, m.verdict = hsNone, verdictState{} // no service on this connection
 			m.hangUp("the secondary's disk can't flush: %s", errno)
@@ -522,7 +523,7 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 	if t == m.stopTag() {
 		m.stopFlush = partDone
 		if errno != proto.OK {
-			m.dropped()
+			m.dropped(errno)
 			m.doubted()
 		}
 		return
@@ -544,6 +545,7 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 			m.writes--
 			if errno != proto.OK {
 				m.cnt.LocalWriteErrors++
+				m.diskFailed("a write at %d (%d bytes) failed: %s", r.head.Offset, r.head.Length, errno)
 				m.fail(r)
 			}
 		}
@@ -552,12 +554,13 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 	case wire.TypeFlush:
 		m.flushOn = false
 		if errno != proto.OK {
-			m.dropped()
+			m.dropped(errno)
 		}
 	default:
 		m.writes--
 		if errno != proto.OK {
 			m.cnt.LocalWriteErrors++
+			m.diskFailed("a %s at %d (%d bytes) failed: %s", opName(r.head.Type), r.head.Offset, r.head.Length, errno)
 		}
 	}
 	if errno != proto.OK {
@@ -654,6 +657,7 @@ func (m *Secondary) ack(r *sreq, flags uint8) {
 func (m *Secondary) answerRead(t Tag, r *sreq) {
 	if r.errno != proto.OK {
 		m.cnt.LocalReadErrors++
+		m.diskFailed("a read at %d (%d bytes) failed: %s", r.head.Offset, r.head.Length, r.errno)
 	}
 	if r.conn == m.conn {
 		h := wire.Header{Type: wire.TypeData, Flags: r.head.Flags & wire.FlagSync, Seq: r.head.Seq, Offset: r.head.Offset, Length: r.head.Length, Aux: uint64(r.errno)}

@@ -338,7 +338,7 @@ func (m *Primary) syncDisk(t Tag, ev *Event) {
 	case sgRead:
 		if ev.Errno != proto.OK {
 			m.cnt.LocalReadErrors++
-			m.skipPiece(t, "reading")
+			m.skipPiece(t, "reading", ev.Errno)
 			return
 		}
 		if m.flushFailed { // what we read may be in a cache that has lost its way to the disk
@@ -349,14 +349,14 @@ func (m *Primary) syncDisk(t Tag, ev *Event) {
 		m.sendPiece(t, ev.Mask == 1)
 	case sgRewrite:
 		if ev.Errno != proto.OK {
-			m.skipPiece(t, "writing")
+			m.skipPiece(t, "writing", ev.Errno)
 			return
 		}
 		m.sendPiece(t, false)
 	case sgStore:
 		if ev.Errno != proto.OK {
 			m.cnt.LocalWriteErrors++
-			m.skipPiece(t, "writing")
+			m.skipPiece(t, "writing", ev.Errno)
 			return
 		}
 		m.subDone(t)
@@ -366,8 +366,9 @@ func (m *Primary) syncDisk(t Tag, ev *Event) {
 }
 
 // skipPiece leaves a piece's marks alone and pauses the sync: it can't finish while the disk fails (rule 3).
-func (m *Primary) skipPiece(t Tag, doing string) {
+func (m *Primary) skipPiece(t Tag, doing string, errno proto.Errno) {
 	r := &m.reqs[t]
+	m.diskFailed("%s %d bytes at %d failed in a sync: %s", doing, r.subLen, r.subOff, errno)
 	m.report(ReportPeerError, uint64(r.subLen), "sync: %s %d bytes at %d on the local disk failed; the blocks stay marked", doing, r.subLen, r.subOff)
 	m.sync.pause = m.now + retrySync
 	m.dropPiece(t)
@@ -485,7 +486,10 @@ func (m *Primary) onSyncDoneOK() {
 	m.wantAllPages()
 	m.peerWhole = true
 	m.peerData = proto.DataUpToDate
-	m.peerFail = ""
+	m.peerFail = failure{}
+	if !m.metaFail {
+		m.diskErr = failure{}
+	}
 	m.syncDone()
 	*y = syncState{active: true, inflight: y.inflight, source: true, refill: m.now}
 }

@@ -56,6 +56,7 @@ type req struct {
 	subOff         proto.Offset
 	subLen         proto.Length
 	stage          syncStage
+	asked          Time // of the peer
 	out            bool // sync: this piece is sent, though we may be a target
 	tainted        bool // our flush failed while it was under way: what it wrote here may be gone
 }
@@ -308,7 +309,7 @@ func (m *Primary) partialStale(r *req) bool {
 
 func (m *Primary) sendWrite(t Tag) {
 	r := &m.reqs[t]
-	r.seq = m.nextSeq(t)
+	r.seq, r.asked = m.nextSeq(t), m.now
 	r.received = false
 	h := wire.Header{Type: wire.TypeWrite, Seq: r.seq, Offset: r.off, Length: r.n}
 	if m.ackMode == proto.ModeMemsync {
@@ -576,6 +577,7 @@ func (m *Primary) wroteLocal(t Tag, r *req, errno proto.Errno) {
 	r.local = partDone
 	if errno != proto.OK {
 		m.cnt.LocalWriteErrors++
+		m.diskFailed("a write at %d (%d bytes) failed: %s", r.off, r.n, errno)
 		if m.local && !m.loseLocal("a write at %d (%d bytes) failed: %s", r.off, r.n, errno) {
 			r.errno = proto.EIO
 			if errno == proto.ENOSPC {
@@ -646,7 +648,7 @@ func (m *Primary) askPeer(t Tag) {
 		return
 	}
 	r.state, r.peer = stRemote, partPending
-	r.seq = m.nextSeq(t)
+	r.seq, r.asked = m.nextSeq(t), m.now
 	m.cnt.RemoteReads++
 	m.send(wire.Header{Type: wire.TypeRead, Seq: r.seq, Offset: r.off, Length: r.n}, nil)
 }
@@ -657,6 +659,9 @@ func (m *Primary) readLocal(t Tag, errno proto.Errno) {
 	if errno == proto.OK && !m.local {
 		m.askPeer(t) // our copy went out meanwhile, and may have dropped what was written there (rule 10)
 		return
+	}
+	if errno != proto.OK {
+		m.diskFailed("a read at %d (%d bytes) failed: %s", r.off, r.n, errno)
 	}
 	if errno == proto.OK && m.flushFailed && m.dirty.Any(first, n) {
 		errno = proto.EIO // rules 10, 11: the disk may have dropped what was written there
@@ -744,6 +749,7 @@ func (m *Primary) repaired(t Tag, errno proto.Errno) {
 		m.report(ReportReadRepair, uint64(r.n), "%d bytes at %d could not be read and were rewritten from the peer", r.n, r.off)
 	} else {
 		m.markReq(r)
+		m.diskFailed("a block at %d could neither be read nor rewritten: %s", r.off, errno)
 		m.loseLocal("a block at %d could neither be read nor rewritten: %s", r.off, errno)
 	}
 	m.endRepair(t, proto.OK)

@@ -3,6 +3,7 @@ package worker
 import (
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"hast/hastd/engine"
@@ -11,9 +12,9 @@ import (
 	"hast/proto"
 )
 
-// diskStalled is from when on a disk operation is worth telling people: longer than a busy disk takes, and shorter than
+// stalled is from when on a request to a disk, or to the peer, is worth telling people: longer than a busy disk takes, and shorter than
 // the half minute after which the kernel begins to reset things.
-const diskStalled = 10 * time.Second
+const stalled = 10 * time.Second
 
 // state describes the worker as of now.
 func (w *worker) state() ipc.State {
@@ -27,6 +28,7 @@ func (w *worker) state() ipc.State {
 		SyncStarted: w.machineTime(int64(r.SyncStarted)),
 		PeerPrimary: r.PeerRole == proto.RolePrimary,
 		LocalLost:   r.LocalLost, Forced: r.Forced, PeerFailed: r.PeerFailed,
+		PeerFailedAt: w.machineTime(int64(r.PeerFailAt)), LocalError: r.LocalError, LocalErrorAt: w.machineTime(int64(r.LocalErrAt)),
 		HotExtents: r.HotExtents, InFlight: r.InFlight, Waiting: r.Waiting, FrozenCount: r.FrozenCount,
 		Counters: ipc.Counters(r.Counters),
 		DataSize: w.super.DataSize, ExtentSize: w.super.ExtentSize, Logical: w.super.Logical, HotExtentsMax: w.super.HotExtents,
@@ -35,36 +37,52 @@ func (w *worker) state() ipc.State {
 	if r.PeerData.Valid() {
 		s.PeerData = r.PeerData.String()
 	}
-	if !w.eng.Leased() {
-		s.Frozen, s.Why = true, "the parent process does not renew the role lease: is hastd stopped or stuck?"
-	}
-	age := w.eng.Oldest()
-	s.DiskAge = int64(age)
-	if s.Why == "" && age > diskStalled {
-		s.Why = fmt.Sprintf("the local disk has had a request for more than %s without an end", diskStalled)
-	}
+	s.DiskAge, s.PeerWait = int64(w.eng.Oldest()), int64(r.PeerWait)
+	leased := w.eng.Leased()
+	s.Frozen = s.Frozen || !leased
+	s.Trouble = trouble(&s, r.Trouble, leased)
 	w.mu.Lock()
 	if r.Link == replica.LinkConnecting || r.Link == replica.LinkWaiting {
 		s.Handshake = w.failed.current(time.Now())
 	}
 	s.Serving = w.front != nil
 	w.mu.Unlock()
-	s.Why = whyWithout(&s)
 	s.SentBytes, s.ReceivedBytes = w.eng.LinkBytes()
 	local, remote, total := w.eng.Latency()
 	s.Latency = map[string]ipc.Latency{"1.local": latency(local), "2.remote": latency(remote), "3.total": latency(total)}
 	return s
 }
 
-// whyWithout adds why there is no peer, which is later news than how the last one was lost.
-func whyWithout(s *ipc.State) string {
-	switch {
-	case s.Handshake == "":
-		return s.Why
-	case s.Frozen && s.Why != "":
-		return s.Why + ". " + s.Handshake
+// trouble puts together what keeps application I/O waiting, or from being done: machine is what the machine says of it.
+func trouble(s *ipc.State, machine string, leased bool) string {
+	var all []string
+	if !leased {
+		all = append(all, "the parent process does not renew the role lease: is hastd stopped or stuck")
 	}
-	return s.Handshake
+	if machine != "" {
+		all = append(all, machine)
+	}
+	if text := diskStall(s); text != "" {
+		all = append(all, text)
+	}
+	if text := peerStall(s); text != "" {
+		all = append(all, text)
+	}
+	return strings.Join(all, ". ")
+}
+
+func diskStall(s *ipc.State) string {
+	if s.DiskAge <= int64(stalled) {
+		return ""
+	}
+	return fmt.Sprintf("the local disk has had a request for more than %s without an end: what needs it waits", stalled)
+}
+
+func peerStall(s *ipc.State) string {
+	if s.PeerWait <= int64(stalled) {
+		return ""
+	}
+	return fmt.Sprintf("%s is connected, but has not answered a request for more than %s, and the application waits for it: see hastctl status there, its disk may be slow or hang", s.PeerNode, stalled)
 }
 
 func latency(h *engine.Histogram) ipc.Latency {
@@ -76,11 +94,25 @@ func latency(h *engine.Histogram) ipc.Latency {
 func (w *worker) tellChange() {
 	s := w.state()
 	t := &w.told
-	if s.Promoted == t.Promoted && s.Link == t.Link && s.Why == t.Why && s.Frozen == t.Frozen && s.Serving == t.Serving && s.Data == t.Data && s.Handshake == t.Handshake {
+	w.noteStall(diskStall(t), diskStall(&s), "the local disk answers again")
+	w.noteStall(peerStall(t), peerStall(&s), "nothing waits for the peer any more")
+	if s.Promoted == t.Promoted && s.Link == t.Link && s.Why == t.Why && s.Trouble == t.Trouble && s.Frozen == t.Frozen && s.Serving == t.Serving && s.Data == t.Data && s.Handshake == t.Handshake &&
+		s.LocalError == t.LocalError && s.PeerFailed == t.PeerFailed {
 		return
 	}
 	*t = s
 	w.out.put(&ipc.Message{Kind: ipc.KindState, State: &s})
+}
+
+// noteStall logs the beginning and the end of a stall, once each.
+func (w *worker) noteStall(before, now, over string) {
+	switch {
+	case before == now:
+	case before == "":
+		w.log.Warn(now)
+	case now == "":
+		w.log.Info(over)
+	}
 }
 
 // report passes a transition on. The engine calls it from any goroutine.

@@ -58,8 +58,13 @@ type ResourceStatus struct {
 	DegradedSinceUnix int64  `json:"degraded_since_unix,omitempty"` // when one of the copies was lost
 	DirtyBytes        uint64 `json:"dirty_bytes"`                   // marked as different
 	LocalLost         bool   `json:"local_lost,omitempty"`          // the local copy is out
-	LocalError        string `json:"local_error,omitempty"`
-	PeerError         string `json:"peer_error,omitempty"` // why the peer's copy was disqualified
+	LocalError        string `json:"local_error,omitempty"`         // the latest error of the local disk, until a sync has made up for it
+	LocalErrorUnix    int64  `json:"local_error_unix,omitempty"`    // when that was
+	PeerError         string `json:"peer_error,omitempty"`          // why the peer's copy was disqualified, until it is synced
+	PeerErrorUnix     int64  `json:"peer_error_unix,omitempty"`     // when that was
+	// For how long the oldest request has waited: of any kind for the local disk, of an application for the connected peer.
+	DiskWaitSeconds float64 `json:"disk_wait_seconds,omitempty"`
+	PeerWaitSeconds float64 `json:"peer_wait_seconds,omitempty"`
 
 	Sync     *SyncStatus `json:"sync,omitempty"` // while one is under way
 	Hook     *HookStatus `json:"hook,omitempty"` // while one runs

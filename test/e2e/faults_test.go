@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -138,9 +139,13 @@ func fault(t *testing.T, n *lab.Node, format string, args ...any) {
 // met checks that the node's disk has really made an error since before.
 func met(t *testing.T, n *lab.Node, before lab.FaultStat) {
 	t.Helper()
-	if s, err := n.FaultStat(); err != nil || s.Failed <= before.Failed {
-		t.Fatalf("%s: the disk was never asked for what it should fail: %+v, %v", n.Name, s, err)
-	}
+	until(t, 5*time.Second, n.Name+"'s disk being asked for what it should fail", func() error { // in async and memsync after the answer
+		s, err := n.FaultStat()
+		if err == nil && s.Failed <= before.Failed {
+			err = fmt.Errorf("%+v", s)
+		}
+		return err
+	})
 }
 
 func stat(t *testing.T, n *lab.Node) lab.FaultStat {
@@ -190,7 +195,8 @@ func TestLocalWriteFails(t *testing.T) {
 	a.holds(2*mib, 65536, 3)
 	a.holds(9*mib, mib, 1)
 	until(t, 10*time.Second, "the status", is(l.A, func(r resource) bool {
-		return r.Role == "primary" && r.LocalLost && r.Data == "inconsistent" && r.Counters.LocalWriteErrors > 0
+		return r.Role == "primary" && r.LocalLost && r.Data == "inconsistent" && r.Counters.LocalWriteErrors > 0 &&
+			strings.Contains(r.LocalError, "a write at") && r.LocalErrorUnix > 0
 	}))
 	r, _ := status(l.A)
 	t.Logf("%s, %s, data %s, why %q, %d bytes dirty", r.State, r.Status, r.Data, r.Why, r.Dirty)
@@ -229,6 +235,9 @@ func TestRemoteWriteFails(t *testing.T) {
 			}))
 			r, _ := status(l.A)
 			t.Logf("%s, %s, why %q, peer error %q, %d bytes dirty", r.State, r.Status, r.Why, r.PeerError, r.Dirty)
+			if b, _ := status(l.B); !strings.Contains(b.LocalError, "a write at") || b.LocalErrorUnix == 0 || r.PeerErrorUnix == 0 {
+				t.Errorf("the secondary says of its disk %q, at %d; the primary heard of it at %d", b.LocalError, b.LocalErrorUnix, r.PeerErrorUnix)
+			}
 			a.mustWrite(6*mib, 65536, 4)
 			a.holds(8*mib+4096, 65536, 2)
 			if bytes.Equal(onDisk(t, l.B, 8*mib+4096, 65536), pattern(8*mib+4096, 65536, 2)) {
@@ -241,7 +250,10 @@ func TestRemoteWriteFails(t *testing.T) {
 			fault(t, l.B, "clear")
 			run(t, l.B, "hastctl", "role", "init", "data")
 			run(t, l.B, "hastctl", "role", "secondary", "data")
-			until(t, 20*time.Second, "the repaired disk in sync", is(l.A, connected))
+			until(t, 20*time.Second, "the repaired disk in sync", is(l.A, func(r resource) bool {
+				return connected(r) && r.PeerError == "" && r.PeerData == "uptodate"
+			}))
+			until(t, 5*time.Second, "the secondary's view", is(l.B, func(r resource) bool { return r.LocalError == "" && r.PeerData == "uptodate" }))
 			a.f.Close()
 			sameDisks(t, l)
 		})
@@ -407,7 +419,15 @@ func TestFlushFailsWithoutPeer(t *testing.T) {
 		t.Errorf("a write after the flush that failed: %v", err)
 	}
 	answers(t, "a flush has failed", l.A)
-	until(t, 10*time.Second, "the count", is(l.A, func(r resource) bool { return r.Counters.LocalFlushErrors == 1 && r.Dirty >= 65536 }))
+	until(t, 10*time.Second, "the status", is(l.A, func(r resource) bool {
+		return r.Counters.LocalFlushErrors == 1 && r.Dirty >= 65536 && strings.Contains(r.LocalError, "a flush failed") && r.LocalErrorUnix > 0 && strings.Contains(r.Why, "writes are refused")
+	}))
+	out := run(t, l.A, "hastctl", "status", "data")
+	for _, want := range []string{"writes are refused", "hastctl role secondary data", "local disk: a flush failed"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("status does not say %q:\n%s", want, out)
+		}
+	}
 	a.f.Close()
 	l.A.Kill(syscall.SIGKILL)
 	until(t, 10*time.Second, "the end of hastd", func() error {
@@ -437,6 +457,7 @@ func TestFlushFailsWithoutPeer(t *testing.T) {
 	}
 	run(t, l.B, "hastctl", "role", "secondary", "data")
 	until(t, 20*time.Second, "in sync", is(l.A, connected))
+	until(t, 5*time.Second, "nothing to say", is(l.A, func(r resource) bool { return r.Why == "" && r.LocalError == "" }))
 	again.mustWrite(2*mib, 65536, 5)
 	again.mustFlush()
 	again.holds(2*mib, 65536, 5)

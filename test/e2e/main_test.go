@@ -104,10 +104,15 @@ type resource struct {
 	Size     int64  `json:"data_size_bytes"`
 	Stale    bool   `json:"stale"`
 	// LocalLost: the own copy is out. The errors say why a copy is.
-	LocalLost  bool   `json:"local_lost"`
-	LocalError string `json:"local_error"`
-	PeerError  string `json:"peer_error"`
-	Counters   struct {
+	LocalLost      bool   `json:"local_lost"`
+	LocalError     string `json:"local_error"`
+	LocalErrorUnix int64  `json:"local_error_unix"`
+	PeerError      string `json:"peer_error"`
+	PeerErrorUnix  int64  `json:"peer_error_unix"`
+	// How long the oldest request has waited for the local disk, and the application for the peer.
+	DiskWait float64 `json:"disk_wait_seconds"`
+	PeerWait float64 `json:"peer_wait_seconds"`
+	Counters struct {
 		SyncBytes         uint64 `json:"sync_bytes"`
 		LocalReadErrors   uint64 `json:"local_read_errors"`
 		LocalWriteErrors  uint64 `json:"local_write_errors"`

@@ -9,6 +9,8 @@ type State struct {
 	Serving  bool   `json:"serving"`  // the front-end answers
 	Link     string `json:"link"`
 	Why      string `json:"why,omitempty"`
+	// Trouble is what keeps application I/O from being done, whatever the link is like.
+	Trouble string `json:"trouble,omitempty"`
 	// Handshake is why the peer could not be authenticated lately; set only while there is no connection.
 	Handshake string `json:"handshake,omitempty"`
 	Frozen    bool   `json:"frozen,omitempty"`
@@ -41,6 +43,11 @@ type State struct {
 	Waiting     int    `json:"waiting"`
 	FrozenCount int    `json:"frozen_count"`
 
+	LocalError   string `json:"local_error,omitempty"`
+	LocalErrorAt int64  `json:"local_error_at,omitempty"`
+	PeerFailedAt int64  `json:"peer_failed_at,omitempty"`
+	// PeerWait is for how long the oldest application request has waited for the connected peer, in nanoseconds.
+	PeerWait int64 `json:"peer_wait,omitempty"`
 	// DiskAge is for how long the oldest operation of the local disk has been under way, in nanoseconds.
 	DiskAge int64 `json:"disk_age,omitempty"`
 
