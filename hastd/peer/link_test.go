@@ -656,9 +656,13 @@ func TestSendRefuses(t *testing.T) {
 // TestAssist: whoever assists takes frames in, in order and each once, in turns with the link's own reader; one that
 // breaks its promise is noticed; and the end of the link is the end for it, too.
 func TestAssist(t *testing.T) {
-	cfg := config("b")
-	cfg.Timeout = time.Second
-	a, b := links(t, config("a"), cfg)
+	modes(t, testAssist)
+}
+
+func testAssist(t *testing.T, encrypt bool) {
+	ca, cb := config("a"), config("b")
+	ca.Encrypt, cb.Encrypt, cb.Timeout = encrypt, encrypt, time.Second
+	a, b := links(t, ca, cb)
 	ra := start(a, &recorder{})
 	got := &recorder{}
 	rb := start(b, got)

@@ -319,13 +319,13 @@ func (r *receiver) cut(err error) error {
 // Assist takes in what has arrived on connection k, if anything, in the caller's goroutine, and from now on keeps the link's own
 // goroutine from waiting for more, until Rest: the caller promises to look again at once, and to call Rest before it does
 // anything slow. (If it does not keep the promise the link goes on without it.) It returns whether frames were
-// delivered; they are before it returns. With TLS it does nothing. Any goroutine may call it, but none that is in a Handler.
+// delivered; they are before it returns. Any goroutine may call it, but none that is in a Handler.
 //
 // One request at a time is the case that this is for: who waits for its answer is awake already, and
 // the thread that would be woken to read it need not be.
 func (l *Link) Assist(k Kind) bool {
 	r := &l.recv[k-1]
-	if r.tls != nil || !l.started.Load() || l.failed() != nil {
+	if !l.started.Load() || l.failed() != nil {
 		return false
 	}
 	if !r.assist.Load() {
@@ -367,12 +367,19 @@ func (r *receiver) poll() bool {
 		r.w = copy(r.buf, r.buf[r.r:r.w])
 		r.r = 0
 	}
-	r.iov[0] = unix.Iovec{Base: &r.buf[r.w], Len: uint64(len(r.buf) - r.w)}
-	n, errno := r.sock.conn.Poll(r.iov[:1])
+	r.sock.nowait = true
+	var n int
+	var err error
+	if r.tls != nil {
+		n, err = r.tls.Read(r.buf[r.w:])
+	} else {
+		n, err = r.sock.Read(r.buf[r.w:])
+	}
+	r.sock.nowait = false
 	switch {
-	case errno == unix.EAGAIN:
+	case err == errAgain:
 		return false
-	case errno != 0 || n == 0: // the end, which run will find as well
+	case err != nil || n == 0: // the end, which run will find as well
 		r.link.Rest(r.kind)
 		return false
 	}

@@ -20,6 +20,7 @@ type socket struct {
 	before func()       // called before each read of conn
 	iov    [1]unix.Iovec
 	wait   sock.Wait // how readv waits
+	nowait bool      // Read does not wait, but says errAgain; the reader's
 
 	mu      sync.Mutex
 	collect bool   // the handshake is over
@@ -40,10 +41,30 @@ func (s *socket) Read(b []byte) (int, error) {
 		return s.raw.Read(b)
 	}
 	s.iov[0] = unix.Iovec{Base: &b[0], Len: uint64(len(b))}
-	n, err := s.readv(s.iov[:])
-	s.iov[0].Base = nil
-	return n, err
+	defer func() { s.iov[0].Base = nil }()
+	if s.nowait {
+		switch n, errno := s.conn.Poll(s.iov[:]); {
+		case errno == unix.EAGAIN:
+			return 0, errAgain
+		case errno != 0:
+			return 0, errno
+		case n == 0:
+			return 0, io.EOF
+		default:
+			return n, nil
+		}
+	}
+	return s.readv(s.iov[:])
 }
+
+// again is an error after which crypto/tls goes on where it was: it asks for Temporary, and keeps what it has of a record.
+type again struct{}
+
+func (again) Error() string   { return "nothing has arrived" }
+func (again) Timeout() bool   { return false }
+func (again) Temporary() bool { return true }
+
+var errAgain net.Error = again{}
 
 // readv reads at least one byte; the end is io.EOF.
 func (s *socket) readv(v []unix.Iovec) (int, error) {

@@ -41,7 +41,30 @@ func (w *Wait) Readv(c *Conn, v []unix.Iovec) (int, unix.Errno) {
 		return c.Readv(v)
 	}
 	began := time.Now()
-	for from := began; w.quick; {
+	if w.quick {
+		if n, errno := w.look(c, v, began); errno != unix.EAGAIN {
+			return n, errno
+		}
+	}
+	if w.Helper != nil {
+		w.Helper.Rest()
+	}
+	n, errno := c.Readv(v)
+	w.quick = time.Since(began) < 2*window
+	return n, errno
+}
+
+// Look is Readv that does not sleep: EAGAIN if nothing came within the window. Before it sleeps somewhere else, its
+// caller calls Helper.Rest.
+func (w *Wait) Look(c *Conn, v []unix.Iovec) (int, unix.Errno) {
+	if !w.Spin || alone {
+		return c.Poll(v)
+	}
+	return w.look(c, v, time.Now())
+}
+
+func (w *Wait) look(c *Conn, v []unix.Iovec, from time.Time) (int, unix.Errno) {
+	for {
 		helped := w.Helper != nil && w.Helper.Help()
 		n, errno := c.Poll(v)
 		if errno != unix.EAGAIN {
@@ -51,14 +74,8 @@ func (w *Wait) Readv(c *Conn, v []unix.Iovec) (int, unix.Errno) {
 		if helped {
 			from = now // which may be what the other end waits for
 		} else if now.Sub(from) >= window {
-			break
+			return 0, unix.EAGAIN
 		}
 		unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	}
-	if w.Helper != nil {
-		w.Helper.Rest()
-	}
-	n, errno := c.Readv(v)
-	w.quick = time.Since(began) < 2*window
-	return n, errno
 }

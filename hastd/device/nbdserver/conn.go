@@ -389,7 +389,7 @@ func (c *conn) fill(direct []byte, wait bool) error {
 	if wait {
 		c.rn, errno = c.wait.Readv(c.sock, c.riov[:c.rcount])
 	} else {
-		c.rn, errno = c.sock.Poll(c.riov[:c.rcount])
+		c.rn, errno = c.wait.Look(c.sock, c.riov[:c.rcount]) // the rest of a payload is on its way, as a rule
 	}
 	switch {
 	case errno == unix.EAGAIN:
