@@ -197,7 +197,8 @@ func decodeStart(b []byte) (s start, err error) {
 	if whole > 1 {
 		return s, errBody
 	}
-	if !s.Mode.Valid() {
+	// What is refused is not begun, so no other action than these is a START's.
+	if !s.Mode.Valid() || s.Action < role.NoSync || s.Action > role.TargetFull {
 		return s, errBody
 	}
 	return s, d.end()
@@ -246,7 +247,7 @@ func encodeVerdict(dst []byte, a role.Action) []byte {
 func decodeVerdict(b []byte) (role.Action, error) {
 	d := decoder{b: b}
 	v, a := d.u32(), d.u32()
-	if err := d.end(); err != nil || v != helloVersion {
+	if err := d.end(); err != nil || v != helloVersion || a < uint32(role.NoSync) || a > uint32(role.Impossible) {
 		return 0, errBody
 	}
 	return role.Action(a), nil

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -358,7 +359,7 @@ func TestHelloRoundTrip(t *testing.T) {
 		if got, err := decodeHello(h.encode(nil)); err != nil || got != h {
 			t.Fatalf("%+v, %v", got, err)
 		}
-		s := start{Action: role.Action(rapid.ByteRange(1, 10).Draw(t, "action")), Epoch: drawEpoch(t), Resource: drawID(t, "resource"),
+		s := start{Action: role.Action(rapid.ByteRange(1, 5).Draw(t, "action")), Epoch: drawEpoch(t), Resource: drawID(t, "resource"),
 			Current: drawID(t, "current"), Session: drawID(t, "session"), Mode: drawMode(t), Whole: yes("whole")}
 		copy(s.Key[:], rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "key"))
 		if got, err := decodeStart(s.encode(nil)); err != nil || got != s {
@@ -368,10 +369,28 @@ func TestHelloRoundTrip(t *testing.T) {
 		if got, err := decodeLineage(l.encode(nil)); err != nil || got != l {
 			t.Fatalf("%+v, %v", got, err)
 		}
-		if got, err := decodeVerdict(encodeVerdict(nil, s.Action)); err != nil || got != s.Action {
+		a := role.Action(rapid.ByteRange(1, 10).Draw(t, "verdict"))
+		if got, err := decodeVerdict(encodeVerdict(nil, a)); err != nil || got != a {
 			t.Fatalf("%v, %v", got, err)
 		}
 	})
+}
+
+// TestActionsOutOfRange: no number that is not an action becomes one by being cut.
+func TestActionsOutOfRange(t *testing.T) {
+	for _, a := range []uint32{0, 11, 255, 256, 256 + uint32(role.Source), 1 << 16, 1<<31 | uint32(role.NoSync), 1<<32 - 1} {
+		b := encodeVerdict(nil, 0)
+		binary.LittleEndian.PutUint32(b[4:], a)
+		if got, err := decodeVerdict(b); err == nil {
+			t.Errorf("VERDICT %d is taken for %v", a, got)
+		}
+	}
+	for _, a := range []role.Action{0, role.SplitBrain, role.Unrelated, role.PeerPrimary, role.Refused, role.Impossible, 11, 255} {
+		s := start{Action: a, Mode: proto.ModeFullsync}
+		if got, err := decodeStart(s.encode(nil)); err == nil {
+			t.Errorf("START with action %d is taken for %v", a, got.Action)
+		}
+	}
 }
 
 // Fuzz targets: a decoder never panics, and what it accepts encodes and decodes to the same again.

@@ -260,6 +260,8 @@ func (m *Primary) establish() {
 		m.stale = false
 	case a == role.Source || a == role.SourceFull:
 		m.peerData = proto.DataInconsistent
+	case a == role.Target || a == role.TargetFull:
+		m.peerData = proto.DataUpToDate // it has recorded so before it said STARTED
 	}
 	if !m.local {
 		m.peerWhole = true // it wrote on while ours was out
