@@ -46,7 +46,7 @@ func (s *server) reload(ctx context.Context) error {
 	s.d.about.ConfigDigest, s.d.about.Peer = c.Digest(), c.Peer
 	s.d.mu.Unlock()
 	s.log.Info("configuration read again", "resources", len(specs), "changes", len(diff.Resources))
-	s.d.event(nil, "reload", fmt.Sprintf("configuration read again, %d resources changed", len(diff.Resources)), nil)
+	s.d.event(nil, "reload", fmt.Sprintf("configuration read again, resources changed: %d", len(diff.Resources)), nil)
 	return errors.Join(errs...)
 }
 

@@ -38,7 +38,7 @@ func (a *app) check(cmd *cobra.Command) error {
 	if _, err := config.ReadKey(c.KeyFile); err != nil {
 		return &ctl.Error{Code: proto.ExitConfig, Message: fmt.Sprintf("%s is well-formed, but its key is not usable: %v", c.File, err)}
 	}
-	fmt.Fprintf(a.out, "%s: ok: node %s, peer %s, %d resources, digest %s\n", c.File, c.Node, dash(c.Peer), len(c.Resources), c.Digest())
+	fmt.Fprintf(a.out, "%s: ok: node %s, peer %s, %s, digest %s\n", c.File, c.Node, dash(c.Peer), plural(len(c.Resources), "resource"), c.Digest())
 	client := ctl.NewClient(c.Control)
 	defer client.Close()
 	if d, err := client.Daemon(cmd.Context()); err == nil && samePath(d.ConfigPath, c.File) && d.ConfigDigest != c.Digest() {

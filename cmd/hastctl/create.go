@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -80,13 +82,19 @@ func (a *app) create(names []string, o *createFlags) error {
 				Hint: fmt.Sprintf("Set metadata = %q for resource %s first", o.metadata, name)})
 			continue
 		}
-		a.createOne(opt)
+		a.createOne(c, opt)
 	}
 	return nil
 }
 
-func (a *app) createOne(opt store.Options) {
+func (a *app) createOne(c *config.Config, opt store.Options) {
 	sb, err := store.Create(opt)
+	if errors.Is(err, store.ErrInUse) {
+		if e := heldByDaemon(c, opt.Name); e != nil {
+			a.fail(opt.Name, e)
+			return
+		}
+	}
 	if err != nil {
 		a.fail(opt.Name, &ctl.Error{Code: createCode(err), Message: err.Error()})
 		return
@@ -97,6 +105,27 @@ func (a *app) createOne(opt store.Options) {
 		fmt.Fprintf(a.out, "%s: blocks of %d bytes. On the other node, whose copy will be overwritten, run: hastctl create %s%s\n", opt.Name, sb.Logical, peerFlags(&opt, sb), opt.Name)
 	}
 }
+
+// heldByDaemon asks whether it is this node's hastd that has the device, nil if not.
+func heldByDaemon(c *config.Config, name string) *ctl.Error {
+	client := ctl.NewClient(c.Control)
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), heldPatience)
+	defer cancel()
+	reply, err := client.Status(ctx, name)
+	if err != nil || len(reply.Resources) != 1 {
+		return nil
+	}
+	s := &reply.Resources[0]
+	if s.Role == proto.RoleInit && s.WorkerPID == 0 {
+		return nil
+	}
+	return &ctl.Error{Code: proto.ExitNoInput, Message: fmt.Sprintf("hastd uses %s: the role of resource %s is %s", s.Local, name, s.Role),
+		Hint: fmt.Sprintf("Metadata can be made in role init only: hastctl role init %s", name)}
+}
+
+// heldPatience bounds a question whose answer only makes an error clearer.
+const heldPatience = 3 * time.Second
 
 // peerFlags are those options of the peer's create without which the handshake refuses: what is not a default here, and
 // the data's size, which a device of another length would not have.

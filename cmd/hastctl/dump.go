@@ -120,7 +120,7 @@ func (d *dumped) text(w io.Writer) {
 	if d.AllActive {
 		line("active", "all extents: the activity map is damaged")
 	} else {
-		line("active", fmt.Sprintf("%d extents", len(d.Active)))
+		line("active", plural(len(d.Active), "extent"))
 	}
 	line("unwritten", fmt.Sprintf("%d of %d extents", d.NeverExtents, d.Extents))
 	for _, text := range d.Warnings {

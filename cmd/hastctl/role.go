@@ -31,7 +31,7 @@ func newRole(a *app) *cobra.Command {
 		},
 		RunE: func(c *cobra.Command, args []string) error { return a.role(c, args, force) },
 	}
-	c.Flags().BoolVar(&force, "force", false, "promote although the peer is silent or this copy outdated; you answer for the peer's being off")
+	c.Flags().BoolVar(&force, "force", false, "primary: promote although the peer is silent or this copy outdated, and answer for the peer's being off; init, secondary: take the device away although it is in use: its users get I/O errors")
 	return c
 }
 
@@ -57,7 +57,7 @@ func (a *app) role(cmd *cobra.Command, args []string, force bool) error {
 	if err != nil {
 		return err
 	}
-	a.note("%s", fmt.Sprintf("role %s for %d resources", role, len(reply.Operations)))
+	a.note("%s", fmt.Sprintf("role %s for %s", role, plural(len(reply.Operations), "resource")))
 	a.failAll(reply.Errors)
 	a.finish(cmd.Context(), c, reply)
 	return nil

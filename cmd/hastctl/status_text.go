@@ -78,7 +78,11 @@ func stateDetails(s *ctl.ResourceStatus, now time.Time, say func(string, ...any)
 			waiting = s.Queues.Frozen
 		}
 		why, more, _ := strings.Cut(dash(s.Why), ". ")
-		say("I/O is frozen, %d requests wait: %s", waiting, why)
+		verb := "wait"
+		if waiting == 1 {
+			verb = "waits"
+		}
+		say("I/O is frozen, %s %s: %s", plural(waiting, "request"), verb, why)
 		sayLines(more, say)
 		return
 	case ctl.StateDegraded:
@@ -181,7 +185,7 @@ func known(data string) string {
 
 func errorDetails(where string, read, write, flush uint64, say func(string, ...any)) {
 	if read+write+flush > 0 {
-		say("disk errors on %s: %d reads, %d writes, %d flushes", where, read, write, flush)
+		say("disk errors on %s: %s, %s, %s", where, plural(read, "read"), plural(write, "write"), plurals(flush, "flush", "flushes"))
 	}
 }
 

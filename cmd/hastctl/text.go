@@ -39,6 +39,16 @@ func exact(n uint64) string {
 	return fmt.Sprintf("%d (%s)", n, size(n))
 }
 
+// plural writes a number of things.
+func plural[N int | uint64](n N, thing string) string { return plurals(n, thing, thing+"s") }
+
+func plurals[N int | uint64](n N, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
+}
+
 // span writes a duration with its two largest units.
 func span(d time.Duration) string {
 	d = d.Round(time.Second)

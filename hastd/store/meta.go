@@ -73,7 +73,7 @@ func Load(area *os.File, name string) (*Meta, error) {
 	m := &Meta{}
 	m.Super, m.Slot, err = extent.PickSuperblock(two[:extent.SuperSize], two[extent.SuperSize:])
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: hastctl create makes metadata", area.Name(), err)
+		return nil, fmt.Errorf("%s: %w", area.Name(), err)
 	}
 	if name != "" && m.Super.Name != name {
 		return nil, fmt.Errorf("%s holds metadata of resource %q, not of %q: check local in the configuration", area.Name(), m.Super.Name, name)

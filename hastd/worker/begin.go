@@ -19,6 +19,8 @@ import (
 	"hast/hastd/worker/sandbox"
 	"hast/proto"
 	"hast/proto/wire"
+
+	"golang.org/x/sys/unix"
 )
 
 // begin brings the worker to the point where its machine runs: steps 2 to 4 of its life.
@@ -33,6 +35,15 @@ func (w *worker) begin() error {
 	w.setup, w.settings = m.Setup, m.Setup.Settings
 	named := make(map[string]*os.File, len(files))
 	for i, f := range files {
+		switch m.Files[i] { // errors are to name what people know
+		case ipc.FileLocal:
+			f, err = renamed(f, m.Setup.LocalPath)
+		case ipc.FileMeta:
+			f, err = renamed(f, m.Setup.MetaPath)
+		}
+		if err != nil {
+			return &fatal{proto.ExitConfig, fmt.Errorf("descriptor %s: %w", m.Files[i], err)}
+		}
 		named[m.Files[i]] = f
 	}
 	if w.data = named[ipc.FileLocal]; w.data == nil || named[ipc.FileLease] == nil || named[ipc.FileRoot] == nil {
@@ -55,6 +66,16 @@ func (w *worker) begin() error {
 	st := w.state()
 	w.out.put(&ipc.Message{Kind: ipc.KindReady, State: &st})
 	return nil
+}
+
+// renamed returns the same open file, lock included, under a name that means something.
+func renamed(f *os.File, name string) (*os.File, error) {
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // lockIn takes the worker's rights away. Memory is locked first, while that is allowed.
@@ -88,7 +109,7 @@ func (w *worker) lockIn(root *os.File) error {
 func (w *worker) load() error {
 	meta, err := store.Load(w.area, w.setup.Resource)
 	if err != nil {
-		return &fatal{proto.ExitConfig, fmt.Errorf("%s: %w", w.setup.LocalPath, err)}
+		return &fatal{proto.ExitConfig, err}
 	}
 	for _, text := range meta.Warnings {
 		w.log.Warn(text)

@@ -189,7 +189,7 @@ func (w *worker) detach(force bool) {
 	w.mu.Unlock()
 	if f != nil && !force {
 		if n := f.users(); n > 0 {
-			w.out.put(&ipc.Message{Kind: ipc.KindDetached, Text: fmt.Sprintf("it is in use by %d NBD connections: disconnect the clients first, or add --force", n)})
+			w.out.put(&ipc.Message{Kind: ipc.KindDetached, Text: fmt.Sprintf("it is in use, NBD connections: %d; disconnect the clients first, or add --force", n)})
 			return
 		}
 	}
