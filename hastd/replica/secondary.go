@@ -260,6 +260,9 @@ func (m *Secondary) onStartFrame(body []byte) {
 		// Nothing is marked on either copy, so nothing was unflushed when a flush failed (rule 11).
 		m.sb.Flags &^= extent.FlagPrimary | extent.FlagServed | extent.FlagCrashed | extent.FlagRebooted | extent.FlagFlushFailed
 		m.sb.GenSince, m.sb.GenNode = m.peer.GenSince, m.peer.GenNode
+		if m.peer.Current != s.Current { // begun since HELLO: the first one of two blank copies
+			m.sb.GenSince, m.sb.GenNode = m.wall, m.peer.Node
+		}
 		m.setData(proto.DataUpToDate)
 	case role.Target, role.TargetFull:
 		m.sb.SyncID, m.sb.SyncRole = s.Session, 2
@@ -310,7 +313,7 @@ func (m *Secondary) onMeta(ev *Event) {
 			m.acks.push(t)
 		}
 	}
-	if m.done && m.stable >= m.doneVer && m.pagesStable() {
+	if m.done && m.stable >= m.doneVer && m.marksStable() {
 		m.done = false
 		m.intact = true
 		m.crashed, m.rebooted = false, false
@@ -324,9 +327,10 @@ func (m *Secondary) onMeta(ev *Event) {
 	}
 }
 
-// pagesStable reports whether the pages that SYNC_DONE cleared are on disk.
-func (m *Secondary) pagesStable() bool {
-	return m.wanted == 0 && (!m.metaBusy || len(m.metaPages) == 0)
+// marksStable reports whether the pages and the map that SYNC_DONE cleared are on disk. Marks that came back with a restart would count as much as
+// those of the primary, although this copy has nothing that the primary lacks (rule 23.5 of the verdicts).
+func (m *Secondary) marksStable() bool {
+	return m.wanted == 0 && !m.hot.Drops() && (!m.metaBusy || len(m.metaPages) == 0 && !m.metaMap)
 }
 
 // tryService begins when what START asked for is stable.
@@ -340,10 +344,12 @@ func (m *Secondary) beginService() {
 	m.step, m.started = hsDone, true
 	m.lastRole = verdictGood
 	m.setLink(LinkConnected, "")
-	m.peerData = m.peer.Data
-	if m.session.Action == role.NoSync {
+	m.peerData = proto.DataUpToDate // START says so, but to a source
+	switch m.session.Action {
+	case role.NoSync:
 		m.intact, m.crashed, m.rebooted = true, false, false
-		m.peerData = proto.DataUpToDate
+	case role.Source, role.SourceFull:
+		m.peerData = proto.DataInconsistent
 	}
 	m.send(wire.Header{Type: wire.TypeStarted}, nil)
 	m.report(ReportConnect, 0, "connected to %s", m.peer.Node)
@@ -394,7 +400,7 @@ func (m *Secondary) onSyncDone(body []byte) {
 	m.doneVer = m.touch()
 }
 
-// clearMarks empties bitmap and map; the pages go to disk before SYNC_DONE is answered.
+// clearMarks empties bitmap and map; both go to disk before SYNC_DONE is answered.
 func (m *Secondary) clearMarks() {
 	for at := extent.Block(0); ; {
 		first, n := m.dirty.Next(at, m.geo.PerExtent())

@@ -40,6 +40,18 @@ func (w *world) ruleHandshakeKeepsMarks(l *link) {
 	l.bound = marked
 }
 
+// ruleSyncClears: a completed sync clears the secondary's marks, on stable storage before it says so. If they came back with a restart, the next
+// verdict would take them for something that the primary lacks.
+func (w *world) ruleSyncClears(n *node) {
+	m := w.stableMarks(n.id)
+	for b := range m.dirty {
+		if m.marked(w, b) {
+			w.fail("rule04", "node %s says that the sync is complete, and block %d is still marked on its stable storage", n.name, b)
+			return
+		}
+	}
+}
+
 // equalFlat reports whether a block is the same on both disks, whatever they lose.
 func (w *world) equalFlat(b int) bool {
 	x, y := w.flat(w.nodes[0].disk), w.flat(w.nodes[1].disk)

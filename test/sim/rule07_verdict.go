@@ -35,6 +35,9 @@ func (w *world) seeFrame(l *link, n *node, f *frame) {
 	if h.Type == wire.TypeSyncDone {
 		w.nodes[0].flushEIO, w.nodes[1].flushEIO = false, false
 	}
+	if h.Type == wire.TypeSyncDoneOK {
+		w.ruleSyncClears(n)
+	}
 	if n.role == proto.RoleSecondary {
 		w.ruleFailureRecorded(n, h)
 	}

@@ -148,4 +148,10 @@ var list = []mutation{
 	{"marks are not sent where there are none", replica + "secondary.go",
 		"	if m.resumes() {\n", "	if m.resumes() || m.dirty.Count() == 0 {\n",
 		"liveness", 2000, true},
+	{"the end of a sync is told before the marks are gone from the disk", replica + "secondary.go",
+		"m.stable >= m.doneVer && m.marksStable() {", "m.stable >= m.doneVer {",
+		"rule04", 100, false},
+	{"a map in force counts as gone at the end of a sync", replica + "secondary.go",
+		"!m.hot.Drops() && (!m.metaBusy || len(m.metaPages) == 0 && !m.metaMap)", "(!m.metaBusy || len(m.metaPages) == 0)",
+		"rule04", 400, false},
 }
