@@ -7,7 +7,8 @@ MANDIR  ?= $(PREFIX)/share/man
 SYSCONF ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 DESTDIR ?=
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# The commit; git is told that the checkout may be another user's. Without git, as from an archive, the newest entry of the changelog.
+VERSION ?= $(shell git -c safe.directory='$(CURDIR)' describe --tags --always --dirty 2>/dev/null || ls docs/changelog | sed -n '$$s/^\([0-9]*\)-.*/changelog-\1/p')
 
 # Static: the worker runs in an empty directory, and system calls that concern
 # all threads need Go's own implementation.
@@ -18,8 +19,8 @@ export CGO_ENABLED = 0
 all: build
 
 build:
-	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/hastd ./cmd/hastd
-	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/hastctl ./cmd/hastctl
+	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/hastd ./cmd/hastd
+	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/hastctl ./cmd/hastctl
 
 install: build
 	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8
