@@ -653,3 +653,25 @@ func TestFlushFailsDuringHandshake(t *testing.T) {
 		t.Fatalf("block 0 is %d: what was acknowledged is lost\n%v", p.a.disk[0], p.log)
 	}
 }
+
+// A peer that is taken out of the configuration is waited for no more, and one that is put back is asked for.
+func TestPeerUnconfiguredAndBack(t *testing.T) {
+	p := newPair(t)
+	p.up()
+	p.a.step(&Event{Kind: EvSettings, Settings: &Settings{Mode: proto.ModeFullsync, Freeze: true, Standalone: true}})
+	p.run(1)
+	if s := p.a.m.Status(); s.Link != LinkNone || s.Frozen {
+		t.Fatalf("without a peer configured: %+v", s)
+	}
+	p.a.write(0, 3, 1, 7)
+	p.run(1)
+	p.a.answered(0, 0)
+	p.a.want = false
+	p.a.step(&Event{Kind: EvSettings, Settings: &Settings{Mode: proto.ModeFullsync, Freeze: true}})
+	if s := p.a.m.Status(); s.Link != LinkConnecting || !p.a.want {
+		t.Fatalf("the peer is configured again, and not asked for: %+v", s)
+	}
+	p.connect()
+	p.run(20)
+	p.same()
+}

@@ -157,6 +157,7 @@ func (m *Primary) Step(now Time, ev *Event, out *Effects) {
 	case EvPeerDown:
 		if ev.Conn == m.conn {
 			m.peerLost(ev.Text)
+			m.goAlone()
 		}
 	case EvFrame:
 		if ev.Conn == m.conn {
@@ -232,15 +233,29 @@ func (m *Primary) onStart(ev *Event) {
 		}
 	}
 	if m.set.Standalone {
-		m.setLink(LinkNone, "")
-		if !m.promoted {
-			m.onPermit(false)
-		}
+		m.goAlone()
 	} else {
-		m.setLink(LinkConnecting, "")
-		m.out.add().Kind = EfConnect
+		m.dial()
 	}
 	m.tickAt = m.now + Second
+}
+
+// goAlone follows that no peer is configured, if none is: nothing waits for one.
+func (m *Primary) goAlone() {
+	if !m.set.Standalone || m.stopping {
+		return
+	}
+	m.setLink(LinkNone, "")
+	m.thaw(frPolicy | frGrace)
+	if !m.promoted && !m.permitted {
+		m.onPermit(false)
+	}
+}
+
+// dial asks for the configured peer.
+func (m *Primary) dial() {
+	m.setLink(LinkConnecting, "")
+	m.out.add().Kind = EfConnect
 }
 
 // onPermit promotes without a handshake: the peer is known not to be primary,
@@ -290,10 +305,19 @@ func (m *Primary) promotedNow() {
 }
 
 func (m *Primary) onSettings(s *Settings) {
+	alone := m.set.Standalone
 	m.set = *s
 	m.adoptMode()
 	if !s.Freeze {
 		m.thaw(frPolicy)
+	}
+	switch {
+	case s.Standalone && m.conn != 0:
+		m.hangUp("no peer is configured any more")
+	case s.Standalone:
+		m.goAlone()
+	case alone && m.conn == 0 && !m.stopping:
+		m.dial()
 	}
 }
 

@@ -198,4 +198,5 @@ func (n *node) detach() {
 		n.w.oracleOf(n).ended(r, n.w.now)
 	}
 	n.front = front{}
+	n.single = false
 }

@@ -68,7 +68,7 @@ func (w *world) dial(n *node) {
 		}
 		n.dialing = false
 		p := w.peerOf(n)
-		if !n.want || n.link != nil {
+		if !n.want || n.link != nil || n.single {
 			return
 		}
 		if w.partition || w.cutOff || !p.alive || p.stopping || n.stopping {

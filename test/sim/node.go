@@ -67,6 +67,7 @@ type node struct {
 	term         bool // rulePromoted has judged this worker
 	forced       bool
 	splitSeen    bool
+	single       bool // no peer is configured (remote = "none"); a primary only
 	localOut     bool // the last worker had lost its local copy
 }
 
@@ -117,7 +118,7 @@ func (n *node) start(r proto.Role, successor bool) {
 	n.localFailed, n.metaFailed, n.term, n.forced = false, false, false, false
 	n.memory = [appTags]*frame{}
 	cfg := replica.Config{Node: n.name, Name: "sim", BootID: n.boot, Layout: w.lay, AppTags: appTags, SyncTags: syncTags,
-		Settings: w.settings(), Super: l.super, SuperSlot: l.slot, Dirty: l.dirty, Never: l.never, Active: l.active, AllActive: l.all, MapSeq: l.mapSeq,
+		Settings: w.settings(n), Super: l.super, SuperSlot: l.slot, Dirty: l.dirty, Never: l.never, Active: l.active, AllActive: l.all, MapSeq: l.mapSeq,
 		Successor: successor}
 	if successor {
 		cfg.Grace = w.rnd.skew(200*msec, 3*sec)
@@ -210,7 +211,7 @@ func (n *node) do(e *replica.Effect) {
 	case replica.EfMeta:
 		n.persist(e.Meta)
 	case replica.EfConnect:
-		n.want = true
+		n.want = !n.single
 		w.dial(n)
 	case replica.EfDisconnect:
 		w.disconnect(n, e.Conn)
@@ -450,8 +451,8 @@ func (n *node) receive(conn replica.Conn, f *frame) {
 	n.step(&ev)
 }
 
-func (w *world) settings() replica.Settings {
-	return replica.Settings{Mode: w.mode, Freeze: w.opt.Freeze, IdleClean: 2 * sec}
+func (w *world) settings(n *node) replica.Settings {
+	return replica.Settings{Mode: w.mode, Freeze: w.opt.Freeze, Standalone: n.single, IdleClean: 2 * sec}
 }
 
 // Metadata area of a new copy.

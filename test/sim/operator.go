@@ -347,6 +347,8 @@ func (w *world) act() {
 		return
 	}
 	switch k := w.rnd.n(10); {
+	case w.opt.Single && n.promoted && w.rnd.one(3):
+		w.unconfigure(n)
 	case k < 5: // switch, or make it secondary for a while
 		if n.promoted {
 			w.tracef(n.id, "operator: role secondary")
@@ -363,12 +365,39 @@ func (w *world) act() {
 				r.laxer = max(r.laxer, w.mode)
 			}
 		}
-		s := w.settings()
 		for _, n := range w.nodes {
 			if n.alive {
+				s := w.settings(n)
 				n.step(&replica.Event{Kind: replica.EvSettings, Settings: &s})
 			}
 		}
+	}
+}
+
+// unconfigure takes the peer out of a primary's configuration (remote = "none"), as somebody does who has sent the other machine to be
+// repaired, and puts it back later.
+func (w *world) unconfigure(n *node) {
+	if n.single || !w.faults {
+		return
+	}
+	set := func(single bool) {
+		w.tracef(n.id, "operator: single=%v", single)
+		n.single = single
+		s := w.settings(n)
+		n.step(&replica.Event{Kind: replica.EvSettings, Settings: &s})
+	}
+	set(true)
+	term := n.terms
+	w.after(w.rnd.skew(10*msec, 20*sec), func() { w.configure(n, term, set) })
+}
+
+func (w *world) configure(n *node, term int, set func(bool)) {
+	switch {
+	case !n.single || n.terms != term:
+	case !n.alive || n.stopping: // its successor has read the old file
+		w.after(50*msec, func() { w.configure(n, term, set) })
+	default:
+		set(false)
 	}
 }
 

@@ -20,6 +20,7 @@ type Options struct {
 	Forced     bool // a node is promoted by force while its peer is down and has nothing that it lacks
 	SplitBrain bool // or while the peer is alive: writes of one side are given up
 	ModeChange bool
+	Single     bool // now and then a primary has no peer configured
 	SlowMount  bool // it takes a while until somebody uses what was promoted
 	Moved      bool // in a split, the clients leave the old primary
 
@@ -88,6 +89,7 @@ func (o *Options) drawMore(r random) {
 		o.AloneError = pick(&r, 0, 0, 300000)
 		o.PageError = pick(&r, 0, 0, 30000)
 	}
+	o.Single = r.one(3)
 	o.SlowMount = r.one(4)
 	o.Moved = r.one(2)
 }
