@@ -123,6 +123,7 @@ func TestCutLinkAndSplitBrain(t *testing.T) {
 	if d := time.Since(began); d > 6*time.Second {
 		t.Errorf("writes waited %v for a silent peer, timeout is 2 s", d)
 	}
+	until(t, 5*time.Second, "the other node's timeout", is(l.B, func(r resource) bool { return r.State == "waiting" }))
 	promote(t, l.B)
 	run(t, l.B, "dd", "if=/dev/urandom", "of=/dev/hast/data", "bs=4k", "count=10", "oflag=direct", "conv=fsync", "status=none")
 	shots := 0
