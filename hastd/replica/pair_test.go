@@ -675,3 +675,45 @@ func TestPeerUnconfiguredAndBack(t *testing.T) {
 	p.run(20)
 	p.same()
 }
+
+// A primary that was promoted by force and has served nothing yet finds the peer's copy newer; the connection is lost before the sync begins. It
+// is a target already, so it waits for the peer (rule 8).
+func TestTargetWhoseSyncNeverBegan(t *testing.T) {
+	p := newPair(t)
+	p.up()
+	p.a.write(0, 0, 1, 5)
+	p.run(20)
+	p.a.kill()
+	p.b.kill()
+	p.b.start(true, false)
+	p.b.step(&Event{Kind: EvPermit, Force: true})
+	p.run(1)
+	p.b.write(1, 0, 1, 6)
+	p.run(1)
+	p.b.answered(1, 0)
+	p.b.kill()
+	p.b.start(false, false)
+	p.a.start(true, false)
+	p.a.step(&Event{Kind: EvPermit, Force: true})
+	p.run(1)
+	if !p.a.m.Status().Promoted {
+		t.Fatalf("not promoted: %+v", p.a.m.Status())
+	}
+	p.connect()
+	for len(p.queue) > 0 && p.a.super.Data != proto.DataInconsistent {
+		f := p.queue[0]
+		p.queue = p.queue[1:]
+		f()
+	}
+	if s := p.a.m.Status(); s.Link != LinkHandshake || s.Data != proto.DataInconsistent {
+		t.Fatalf("no target in the handshake: %+v\n%v", s, p.log)
+	}
+	p.cut()
+	p.run(1)
+	if s := p.a.m.Status(); !s.Frozen {
+		t.Fatalf("goes on alone: %+v", s)
+	}
+	p.a.write(2, 7, 1, 7)
+	p.run(2)
+	p.a.waiting(2)
+}

@@ -73,7 +73,7 @@ func (w *world) draw(n *node) *request {
 	step := int(w.opt.Logical / sector)
 	units := w.sectors / step
 	at, cnt := r.n(units), 1
-	if r.one(3) {
+	if r.one(3) || w.opt.AloneError > 0 && !r.one(12) {
 		at = w.spot/step + r.n(24*8/step)
 	}
 	if r.one(20) {
@@ -85,7 +85,11 @@ func (w *world) draw(n *node) *request {
 	case 1:
 		cnt = r.between(1, 40)
 	}
-	switch k := r.n(100); {
+	k := r.n(100)
+	if k >= 85 && w.opt.AloneError > 0 && !r.one(6) {
+		k = 0 // where a flush is to lose something, there has to be something to lose, which neither a client nor a full map had flushed
+	}
+	switch {
 	case k < 52:
 		q.op = proto.OpWrite
 		q.fua = r.one(12)

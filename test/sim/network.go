@@ -98,6 +98,9 @@ func (w *world) join(a, b *node) {
 		}
 	}
 	w.ruleHandshakeBegins(l)
+	if w.opt.Cut > 0 && w.faults && w.rnd.one(12) { // a handshake is short, and is to be lost at each of its steps
+		w.after(w.rnd.skew(50*usec, 6*msec), func() { w.cut(l) })
+	}
 	first, second := a, b
 	if w.rnd.one(2) {
 		first, second = b, a

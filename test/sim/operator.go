@@ -248,7 +248,7 @@ func (w *world) await(n *node, inc int, until Time, force bool) {
 			if force && (w.lags() || w.split) {
 				w.oracleOf(n).rebase(n)
 			}
-			w.mount(n)
+			w.mount(n, force)
 		case w.now > until, s.Link == replica.LinkRefused, s.Link == replica.LinkSplitBrain:
 			w.tracef(n.id, "operator: promotion given up: %s %s", s.Link, s.Why)
 			w.demote(n)
@@ -258,10 +258,10 @@ func (w *world) await(n *node, inc int, until Time, force bool) {
 	})
 }
 
-// mount lets clients use what was promoted, at once or, in some runs, after a while.
-func (w *world) mount(n *node) {
+// mount lets clients use what was promoted, at once or, in some runs and after force, after a while.
+func (w *world) mount(n *node, force bool) {
 	n.terms++
-	if !w.opt.SlowMount || !w.faults || w.rnd.one(2) {
+	if !w.opt.SlowMount && !force || !w.faults || w.rnd.one(2) {
 		n.front.attached = true
 		return
 	}
