@@ -207,6 +207,10 @@ func (e *Engine) do(j *job) {
 	switch j.kind {
 	case jobDisk:
 		ev := replica.Event{Kind: replica.EvDisk, Tag: j.tag}
+		if j.op == proto.OpFlush {
+			e.flushing.Lock()
+			defer e.flushing.Unlock()
+		}
 		e.diskOp(j, &ev)
 		e.ages.end(j.tag)
 		e.post(ev)
@@ -223,6 +227,8 @@ func (e *Engine) do(j *job) {
 			}
 		}
 		if ev.Errno == proto.OK {
+			e.flushing.Lock()
+			defer e.flushing.Unlock()
 			ev.Op, ev.Errno = proto.OpFlush, e.disk.FlushMeta()
 		}
 		e.ages.end(metaTag)

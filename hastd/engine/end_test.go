@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"hast/hastd/device"
 	"hast/hastd/peer"
@@ -38,6 +39,12 @@ func (s *scripted) Status() replica.Status {
 // solo is an engine with a scripted machine and a disk, not running.
 func solo(t *testing.T, cfg Config) (*Engine, string) {
 	t.Helper()
+	return soloFlush(t, cfg, nil)
+}
+
+// soloFlush is solo whose metadata's flushes begin with flush, as store.New wants it.
+func soloFlush(t *testing.T, cfg Config, flush func() bool) (*Engine, string) {
+	t.Helper()
 	s := &side{t: t, name: "a", path: testDir(t) + "/a"}
 	if err := os.WriteFile(s.path, make([]byte, testSize), 0o600); err != nil {
 		t.Fatal(err)
@@ -53,7 +60,7 @@ func solo(t *testing.T, cfg Config) (*Engine, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Disk, err = store.New(f, nil, &m.Super, nil); err != nil {
+	if cfg.Disk, err = store.New(f, nil, &m.Super, flush); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cfg.Disk.Close() })
@@ -463,6 +470,48 @@ func TestStatusLosesNothing(t *testing.T) {
 	e.pump() // finds the machine taken
 	close(come)
 	within(t, "an event beside a status", stepped)
+	cancel()
+	within(t, "Run's end", ended)
+}
+
+// TestFlushesOneByOne: a flush of the data does not overlap one of the metadata, and is answered after it (rule 11).
+func TestFlushesOneByOne(t *testing.T) {
+	answers := make(chan replica.EventKind, 4)
+	block := make([]byte, 8192)
+	at := uintptr(unsafe.Pointer(&block[0]))
+	block = block[(4096-at%4096)%4096:][:4096]
+	m := &scripted{step: func(ev *replica.Event, out *replica.Effects) {
+		switch ev.Kind {
+		case replica.EvSettings:
+			out.List = append(out.List, replica.Effect{Kind: replica.EfMeta, Meta: []replica.MetaBlock{{Off: 0, Data: block}}})
+		case replica.EvPermit:
+			out.List = append(out.List, replica.Effect{Kind: replica.EfDisk, Tag: AppTags + SyncTags, Op: proto.OpFlush})
+		case replica.EvMeta, replica.EvDisk:
+			answers <- ev.Kind
+		}
+	}}
+	inside, release := make(chan struct{}), make(chan struct{})
+	e, _ := soloFlush(t, Config{Machine: m, Primary: true}, func() bool { close(inside); <-release; return true })
+	cancel, ended := run(e)
+	e.Settings(replica.Settings{})
+	<-inside // the metadata is being flushed
+	e.Permit(false)
+	select {
+	case k := <-answers:
+		t.Fatalf("answer %d while a flush is under way", k)
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(release)
+	for _, want := range []replica.EventKind{replica.EvMeta, replica.EvDisk} {
+		select {
+		case k := <-answers:
+			if k != want {
+				t.Fatalf("answer %d, want %d", k, want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("no answer")
+		}
+	}
 	cancel()
 	within(t, "Run's end", ended)
 }

@@ -82,6 +82,10 @@ type Engine struct {
 
 	gate gate // whoever steps the machine or does what it asks for is inside
 
+	// flushing is held through each flush, of data or metadata, and until its answer is in the inbox. Of two that overlap one
+	// could fail and drop what the other was to cover, and the other succeed over nothing and be heard of first (rule 11).
+	flushing sync.Mutex
+
 	inMu  sync.Mutex
 	inbox []replica.Event
 	spare []replica.Event

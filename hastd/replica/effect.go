@@ -18,7 +18,8 @@ const (
 	EfRelease
 	// EfDisk submits an operation on the local backing device: Tag, Op, Off, Len, FUA, NoUnmap.
 	// Data is in (or goes to) Tag's buffer. Answered by EvDisk, always, even after EfStopped.
-	// At most one operation per tag at a time.
+	// At most one operation per tag at a time. Flushes, those of EfMeta too, are carried out one after the other, and answered in that order:
+	// what a failed one has dropped no later one makes good, and the machine hears of the failure first (rule 11).
 	EfDisk
 	// EfDigest reads [Off, Off+Len) into Tag's buffer and digests each 4 KiB
 	// block. Primary: the digests are then the payload of EfSend(Digest). Secondary: they are compared with the digests that
