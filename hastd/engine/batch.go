@@ -183,10 +183,19 @@ const inlineMax = 16 << 10
 
 // A memsync primary waits for "received" alone, which no write may hold up, so there a secondary's reader never writes.
 //
-// inline reports whether j is better done by whoever brought it: it is short, and the only
+// inline reports whether j is better done by whoever brought it: it is short, or a flush, and the only
 // request there is, so that nobody waits behind it. Otherwise the disk would have a queue of one, whatever the client's depth.
 func (e *Engine) inline(j *job) bool {
-	return j.kind == jobDisk && j.op == proto.OpWrite && j.n <= inlineMax && e.table.inUse() <= 1 && !e.memsync.Load()
+	if j.kind != jobDisk || e.memsync.Load() {
+		return false
+	}
+	switch j.op {
+	case proto.OpWrite:
+		return j.n <= inlineMax && e.table.inUse() <= 1
+	case proto.OpFlush: // of a client that waits for it; the machine's own, when nobody asks for anything, are the pool's
+		return e.table.inUse() == 1
+	}
+	return false
 }
 
 // work is one goroutine of the pool.
