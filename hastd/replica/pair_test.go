@@ -717,3 +717,30 @@ func TestTargetWhoseSyncNeverBegan(t *testing.T) {
 	p.run(2)
 	p.a.waiting(2)
 }
+
+// A refusal is told once for each pair of generations, and once more when it becomes one of another kind: two primaries that have not written
+// apart yet are refused for being two, and a moment later for a split brain.
+func TestRefusalOfAnotherKindIsTold(t *testing.T) {
+	p := newPair(t)
+	p.up()
+	c := &p.a.m.(*Primary).core
+	told := func(k ReportKind) (n int) {
+		var out Effects
+		c.out = &out
+		c.refuse(LinkRefused, k, "because")
+		for i := range out.List {
+			if e := &out.List[i]; e.Kind == EfReport && e.Report.Kind == k {
+				n++
+			}
+		}
+		return n
+	}
+	for i, step := range []struct {
+		kind ReportKind
+		want int
+	}{{ReportRefused, 1}, {ReportRefused, 0}, {ReportSplitBrain, 1}, {ReportSplitBrain, 0}} {
+		if got := told(step.kind); got != step.want {
+			t.Fatalf("step %d: %s is told %d times, want %d", i, step.kind, got, step.want)
+		}
+	}
+}

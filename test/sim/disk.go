@@ -105,6 +105,9 @@ func (d *disk) complete(op *diskOp) proto.Errno {
 			if w.rnd.one(2) {
 				d.apply(op.first, op.vers[:w.rnd.n(op.n+1)], false)
 			}
+			if op.fua && w.rnd.one(2) {
+				d.loseLog(len(d.log)) // it was the flush behind it that failed
+			}
 			return proto.EIO
 		}
 		d.apply(op.first, op.vers, op.fua)

@@ -242,7 +242,7 @@ func (n *node) submit(e *replica.Effect) {
 	inc, tag := n.inc, e.Tag
 	n.disk.submit(op, func(errno proto.Errno) {
 		if n.inc != inc {
-			if errno != proto.OK && op.op == proto.OpFlush {
+			if errno != proto.OK && (op.op == proto.OpFlush || op.fua) {
 				n.forgetful()
 			}
 			return
@@ -259,7 +259,11 @@ func (n *node) submit(e *replica.Effect) {
 			}
 		}
 		if errno != proto.OK && op.op != proto.OpRead {
-			n.failedLocally(op.op)
+			if op.fua {
+				n.failedLocally(proto.OpFlush) // write and flush in one
+			} else {
+				n.failedLocally(op.op)
+			}
 		}
 		n.step(&ev)
 	})

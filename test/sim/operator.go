@@ -92,8 +92,8 @@ func (w *world) crash(n *node) {
 func (w *world) workerEnds(n *node) {
 	n.lastDeath = w.now
 	p := w.peerOf(n)
-	if p.lostVolatile && !n.promoted && !n.orderly {
-		w.oracleOf(n).dropVolatile() // the other one lost its cache, and this one can't prove any more that it has everything
+	if p.lostVolatile && !n.promoted && (!n.orderly || n.metaFailed) {
+		w.oracleOf(n).dropVolatile() // the other one lost its cache, and this one can't prove any more, or not write down, that it has everything
 	}
 	n.intact = false
 }
@@ -266,7 +266,7 @@ func (w *world) mount(n *node, force bool) {
 		return
 	}
 	term := n.terms
-	w.after(w.rnd.skew(0, 8*sec), func() {
+	w.after(w.rnd.skew(0, 20*sec), func() {
 		if n.terms == term && n.promoted {
 			n.front.attached = true
 		}
@@ -440,7 +440,11 @@ func (w *world) forceSplit() {
 		w.cut(n.link)
 	}
 	w.promote(n, true)
-	w.after(w.rnd.skew(3*sec, 30*sec), func() { w.endSplit(0) })
+	apart := w.rnd.skew(3*sec, 30*sec)
+	if w.opt.SlowMount {
+		apart = w.rnd.skew(500*msec, 8*sec) // they meet before both have written
+	}
+	w.after(apart, func() { w.endSplit(0) })
 }
 
 // endSplit lets the two primaries meet, and then does what their message says.
