@@ -583,7 +583,11 @@ func (m *Secondary) onDisk(t Tag, errno proto.Errno) {
 
 // fail records, before the primary hears of it, that this copy failed (rules 6, 11).
 func (m *Secondary) fail(r *sreq) {
-	r.ver = m.outOfSync(r.head.Type == wire.TypeFlush)
+	fua := r.head.Type != wire.TypeRead && r.head.Flags&wire.FlagFUA != 0 // write and flush in one
+	if fua {
+		m.metaDoubt = m.metaBusy
+	}
+	r.ver = m.outOfSync(r.head.Type == wire.TypeFlush || fua)
 	m.report(ReportLocalLost, 0, "a %s at %d (%d bytes) failed: %s; this copy is inconsistent until it is synced", opName(r.head.Type), r.head.Offset, r.head.Length, r.errno)
 }
 

@@ -574,6 +574,19 @@ func (m *Primary) onDisk(ev *Event) {
 }
 
 func (m *Primary) wroteLocal(t Tag, r *req, errno proto.Errno) {
+	if r.fua && errno != proto.OK && errno != proto.ENOSPC {
+		// Write and flush in one, and nobody says which of them failed: what the disk had in its cache may be gone (rule 11).
+		m.cnt.LocalWriteErrors++
+		m.diskFailed("a write with FUA at %d (%d bytes) failed: %s", r.off, r.n, errno)
+		m.metaDoubt = m.metaBusy
+		if m.flushLost("a write with FUA failed: %s", errno) {
+			r.local = partFailed
+		} else {
+			r.local, r.errno = partDone, proto.EIO
+		}
+		m.settle(t)
+		return
+	}
 	r.local = partDone
 	if errno != proto.OK {
 		m.cnt.LocalWriteErrors++
