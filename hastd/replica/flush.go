@@ -162,7 +162,11 @@ func (m *Primary) failFlush() {
 		m.reqs[i].tainted = true // pieces under way are moved again, after they are rewritten here
 	}
 	m.push.Reset()
-	if m.conn != 0 && m.step < hsStarted {
+	if m.conn != 0 && m.sync.seal != sealNone {
+		// The end of this session would end what the failure has left, and it came after the last block was rewritten.
+		m.sync.seal, m.sync.active = sealNone, false
+		m.hangUp("a flush failed on the primary at the end of a sync; connecting again")
+	} else if m.conn != 0 && m.step < hsStarted {
 		// HELLO did not say so, and it decides which copy is the source: the peer has what this one may have dropped.
 		m.step, m.verdict = hsNone, verdictState{}
 		m.hangUp("a flush failed on the primary during the handshake; connecting again")
