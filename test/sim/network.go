@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"hast/extent"
 	"hast/hastd/replica"
 	"hast/hastd/role"
 	"hast/proto"
@@ -116,6 +117,9 @@ func (w *world) join(a, b *node) {
 // transmit takes a frame from node n.
 func (w *world) transmit(n *node, conn replica.Conn, f *frame) {
 	l := n.link
+	if f.head.Type == wire.TypeSyncDone && w.super(n.id).Flags&extent.FlagFlushFailed == 0 {
+		n.flushEIO = false // a target that has everything, on both disks, whether the source hears of it or not
+	}
 	if l == nil || l.end[n.id].conn != conn || l.end[n.id].closing || l.dead || l.silent[n.id] {
 		return
 	}

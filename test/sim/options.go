@@ -87,7 +87,7 @@ func (o *Options) drawMore(r random) {
 	o.Pages = r.one(4)
 	if o.FlushError > 0 {
 		o.AloneError = pick(&r, 0, 0, 300000)
-		o.PageError = pick(&r, 0, 0, 30000)
+		o.PageError = pick(&r, 0, 0, 300000)
 	}
 	o.Single = r.one(3)
 	o.SlowMount = r.one(4)
