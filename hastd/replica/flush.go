@@ -148,7 +148,7 @@ func (m *Primary) failFlush() {
 		// What the disk took since, and nobody was told of yet, may be gone with the rest.
 		r := &m.reqs[i]
 		r.tainted = r.state == stIssued && r.local == partDone
-		if r.tainted && !r.replied {
+		if !r.replied && (r.tainted || r.from < r.off) { // or it did so with earlier pieces of a request
 			r.errno = proto.EIO
 			m.settle(Tag(i))
 		}

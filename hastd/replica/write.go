@@ -47,7 +47,7 @@ type req struct {
 	errno          proto.Errno
 	off            proto.Offset
 	n              proto.Length
-	end            proto.Offset // of the whole request; a zero request goes piece by piece
+	from, end      proto.Offset // of the whole request; a zero request goes piece by piece
 	ext            extent.Extent
 	exts           int
 	wait           uint64 // activity map commit
@@ -68,7 +68,7 @@ func (m *Primary) arrive(ev *Event) {
 	if r.state != stFree {
 		panic("replica: tag is in use")
 	}
-	*r = req{state: stFrozen, op: ev.Op, fua: ev.FUA, noUnmap: ev.NoUnmap, off: ev.Off, n: ev.Len, end: ev.Off + proto.Offset(ev.Len)}
+	*r = req{state: stFrozen, op: ev.Op, fua: ev.FUA, noUnmap: ev.NoUnmap, off: ev.Off, n: ev.Len, from: ev.Off, end: ev.Off + proto.Offset(ev.Len)}
 	m.count(r)
 	m.appBusy++
 	m.lastApp = m.now
