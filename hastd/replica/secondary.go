@@ -40,6 +40,7 @@ type Secondary struct {
 
 // sreq is one frame being carried out.
 type sreq struct {
+	atDisk    bool // asked of the disk, and not answered to the primary
 	used      bool
 	head      wire.Header
 	conn      Conn
@@ -270,6 +271,10 @@ func (m *Secondary) onStartFrame(body []byte) {
 		m.setData(proto.DataInconsistent)
 	default:
 		m.sb.SyncID, m.sb.SyncRole = s.Session, 1
+		// The target's disk says inconsistent by now, so a crash of ours decides nothing while this goes on. When the target has everything,
+		// and SYNC_DONE is lost, it would: against the writes that the target took as a primary since (rule 23.4 of the verdicts).
+		m.crashed, m.rebooted = false, false
+		m.sb.Flags &^= extent.FlagPrimary | extent.FlagServed | extent.FlagCrashed | extent.FlagRebooted
 		m.setData(proto.DataUpToDate)
 		if m.startFlush != partPending {
 			m.startFlush = partPending // what a target fetches has to survive here
@@ -464,14 +469,30 @@ func (m *Secondary) startQueued() {
 			}
 			m.flushOn = true
 		}
+		if r.head.Type == wire.TypeRead && m.writes > 0 && m.beingWritten(&r.head) {
+			return // memsync and async have acknowledged what is under way to this disk: a read sees it (rule 10)
+		}
 		m.queue.pop()
 		m.run(t, r)
 	}
 }
 
+// beingWritten reports whether a write of a part of h's range is under way.
+func (m *Secondary) beingWritten(h *wire.Header) bool {
+	for i := range m.reqs {
+		w := &m.reqs[i]
+		if w.atDisk && (w.head.Type == wire.TypeWrite || w.head.Type == wire.TypeZero) &&
+			w.head.Offset < h.Offset+proto.Offset(h.Length) && h.Offset < w.head.Offset+proto.Offset(w.head.Length) {
+			return true
+		}
+	}
+	return false
+}
+
 func (m *Secondary) run(t Tag, r *sreq) {
 	h := &r.head
 	m.running++
+	r.atDisk = true
 	switch h.Type {
 	case wire.TypeFlush:
 		m.cnt.Flushes++
