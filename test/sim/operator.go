@@ -492,8 +492,11 @@ func (w *world) resolve(a, b *node) {
 				w.endSplit(0)
 				return
 			}
-			if seen() {
+			sv, ss := w.super(victim.id), w.super(survivor.id)
+			if seen() || sv.Current != ss.Current && descends(sv, ss.Current) { // it went ahead, if for nothing: what is given up must not win
 				victim.create()
+			} else if w.lags() && sv.Current == ss.Current {
+				w.oracleOf(survivor).rebase(victim) // what async had under way when they were cut is no split brain, and either may be the source
 			}
 			w.oracles[victim.id] = w.oracleOf(survivor)
 			w.op.last, w.split = survivor.id, false
