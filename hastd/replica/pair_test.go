@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"hast/extent"
@@ -50,6 +51,7 @@ type node struct {
 	badMeta bool // the flush of the next metadata transaction fails
 	held    map[proto.Op]bool
 	parked  []func()
+	byes    []string // what the peer said when it hung up
 }
 
 const (
@@ -260,6 +262,9 @@ func (n *node) sendFrame(e Effect) {
 }
 
 func (n *node) frame(h wire.Header, payload []uint64, body []byte) {
+	if h.Type == wire.TypeBye {
+		n.byes = append(n.byes, string(body))
+	}
 	ev := Event{Kind: EvFrame, Conn: n.conn, Head: h, Body: body}
 	switch {
 	case n.primary && h.Type == wire.TypeData:
@@ -742,5 +747,288 @@ func TestRefusalOfAnotherKindIsTold(t *testing.T) {
 		if got := told(step.kind); got != step.want {
 			t.Fatalf("step %d: %s is told %d times, want %d", i, step.kind, got, step.want)
 		}
+	}
+}
+
+// heard returns what n's peer was told of n in the latest handshake.
+func (n *node) heard() hello {
+	n.p.t.Helper()
+	var c *core
+	switch m := n.m.(type) {
+	case *Primary:
+		c = &m.core
+	case *Secondary:
+		c = &m.core
+	}
+	if c.verdict.mine.Action == 0 {
+		n.p.t.Fatalf("%s has shaken no hands\n%v", n.name, n.p.log)
+	}
+	return c.sent
+}
+
+// release does what was held back.
+func (n *node) release(op proto.Op) {
+	n.held[op] = false
+	list := n.parked
+	n.parked = nil
+	for _, f := range list {
+		f()
+	}
+}
+
+// A flush that fails while the copy is out and the peer serves, in each of the three ways in which one can: users notice nothing, status says so,
+// and the word goes into every handshake until a sync has written anew what reads the same (rule 11).
+func TestFlushFailsWhileThePeerServes(t *testing.T) {
+	const lost = "a write at 163840 (4096 bytes) failed: input/output error"
+	for _, c := range []struct {
+		name       string
+		start      func(a *node) // what is under way when the copy is lost, tag 1
+		fail       func(a *node)
+		early      bool // before the loss: the record of it is what fails
+		wantErrors uint64
+	}{
+		{"of an application",
+			func(a *node) { a.held[proto.OpFlush] = true; a.op(1, proto.OpFlush, 0, 0) },
+			func(a *node) { a.fail[proto.OpFlush] = proto.EIO; a.release(proto.OpFlush) }, false, 1},
+		{"of the metadata",
+			func(a *node) { a.op(1, proto.OpFlush, 0, 0) },
+			func(a *node) { a.badMeta = true }, true, 1},
+		{"of a write with FUA",
+			func(a *node) {
+				a.held[proto.OpWrite] = true
+				a.buf[1] = []uint64{8}
+				a.step(&Event{Kind: EvIO, Tag: 1, Op: proto.OpWrite, FUA: true, Off: 3 * 4096, Len: 4096})
+				a.p.run(0)
+				a.held[proto.OpWrite] = false
+			},
+			func(a *node) { a.fail[proto.OpWrite] = proto.EIO; a.release(proto.OpWrite) }, false, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := newPair(t)
+			p.up()
+			a, b := p.a, p.b
+			a.write(0, 0, 16, 5)
+			p.run(0)
+			a.write(7, 40, 1, 5)
+			p.run(0)
+			c.start(a)
+			p.run(0)
+			a.fail[proto.OpWrite] = proto.EIO
+			a.write(2, 40, 1, 6) // the copy goes out
+			if c.early {
+				c.fail(a)
+			}
+			p.run(0)
+			if s := a.m.Status(); !s.LocalLost || !c.early && s.LocalError != lost {
+				t.Fatalf("the copy is in use, or nobody knows why: %+v", s)
+			}
+			if !c.early {
+				c.fail(a)
+			}
+			p.run(1)
+
+			// Nobody who was told something, or waits, notices.
+			a.answered(0, 0)
+			a.answered(1, 0)
+			a.answered(2, 0)
+			a.op(3, proto.OpFlush, 0, 0)
+			a.write(4, 41, 1, 7)
+			a.op(5, proto.OpRead, 40, 1)
+			p.run(1)
+			a.answered(3, 0)
+			a.answered(4, 0)
+			a.answered(5, 0)
+			if a.buf[5][0] != 6 || b.disk[40] != 6 || b.disk[41] != 7 {
+				t.Fatalf("read %d; the peer has %d and %d", a.buf[5][0], b.disk[40], b.disk[41])
+			}
+
+			// It is seen, and on disk.
+			s := a.m.Status()
+			if s.LocalError == lost || s.LocalError == "" || s.LocalErrAt == 0 || s.Counters.LocalFlushErrors != c.wantErrors || s.Frozen || s.Trouble != "" {
+				t.Fatalf("status: %+v", s)
+			}
+			if a.super.Flags&extent.FlagFlushFailed == 0 || a.super.Data != proto.DataInconsistent {
+				t.Fatalf("the superblock says %s %s", a.super.Data, a.super.Flags)
+			}
+
+			// The same worker meets the peer again, and takes no part in a sync.
+			p.cut()
+			p.run(0)
+			p.connect()
+			p.run(2)
+			if h := a.heard(); !h.FlushFailed || h.Data != proto.DataInconsistent {
+				t.Fatalf("the peer hears %+v", h)
+			}
+			a.write(6, 42, 1, 9)
+			p.run(2)
+			a.answered(6, 0)
+			if s := a.m.Status(); s.Link != LinkConnected || !s.LocalLost || a.super.Flags&extent.FlagFlushFailed == 0 {
+				t.Fatalf("status: %+v; the superblock says %s", s, a.super.Flags)
+			}
+
+			// A successor fetches the whole of both extents, also what reads the same: the disk may hold it in its cache alone.
+			a.kill()
+			a.start(true, true)
+			b.sent = 0
+			p.connect()
+			p.run(0)
+			if h := a.heard(); !h.FlushFailed {
+				t.Fatalf("the peer hears %+v", h)
+			}
+			p.run(20)
+			p.same()
+			if b.sent != 32*4096 {
+				t.Fatalf("the sync moved %d bytes of 2 extents\n%v", b.sent, p.log)
+			}
+			if f := (a.super.Flags | b.super.Flags) & extent.FlagFlushFailed; f != 0 || a.super.Data != proto.DataUpToDate || a.m.Status().LocalError != "" {
+				t.Fatalf("after the sync: %s %s, %+v", a.super.Data, f, a.m.Status())
+			}
+			if a.super.Current != b.super.Current || a.disk[42] != 9 {
+				t.Fatalf("not whole again: %+v\n%v", a.super, p.log)
+			}
+		})
+	}
+}
+
+// A flush that fails on a secondary while nobody writes. In service it is out until everything that may be in doubt was written anew; out of
+// service, with nothing marked anywhere, there is nothing in doubt.
+func TestFlushFailsOnAnIdleSecondary(t *testing.T) {
+	idle := func(t *testing.T) *pair {
+		p := newPair(t)
+		p.up()
+		p.a.write(0, 0, 16, 5)
+		p.run(20)
+		if p.a.dirty.Count() != 0 || len(p.a.active) != 0 {
+			t.Fatalf("not idle: %d dirty, %v active", p.a.dirty.Count(), p.a.active)
+		}
+		p.a.sent = 0
+		return p
+	}
+	// out checks what both know while the connection is down.
+	out := func(p *pair, reason string) {
+		p.t.Helper()
+		a, b := p.a.m.Status(), p.b.m.Status()
+		if a.Link == LinkConnected || !slices.Contains(p.a.byes, reason) && a.PeerFailed != reason || a.Frozen {
+			p.t.Fatalf("the primary: %+v\n%v", a, p.log)
+		}
+		if p.b.super.Flags&extent.FlagFlushFailed == 0 || p.b.super.Data != proto.DataInconsistent {
+			p.t.Fatalf("the secondary's superblock says %s %s", p.b.super.Data, p.b.super.Flags)
+		}
+		if b.LocalError != "a flush failed: input/output error" || b.LocalErrAt == 0 || b.Counters.LocalFlushErrors != 1 || !slices.Contains(p.b.reports, ReportLocalLost.String()) {
+			p.t.Fatalf("the secondary: %+v, reports %v", b, p.b.reports)
+		}
+	}
+	// resync checks that what is in doubt is written anew, though both read the same, and that this ends it.
+	resync := func(p *pair, blocks uint64) {
+		p.t.Helper()
+		p.connect()
+		p.run(0)
+		if h := p.b.heard(); !h.FlushFailed || h.Data != proto.DataInconsistent {
+			p.t.Fatalf("the primary hears %+v", h)
+		}
+		p.run(20)
+		p.same()
+		if p.a.sent != blocks*4096 {
+			p.t.Fatalf("the sync moved %d bytes, %d blocks are in doubt\n%v", p.a.sent, blocks, p.log)
+		}
+		if p.b.super.Flags&extent.FlagFlushFailed != 0 || p.b.super.Data != proto.DataUpToDate || p.b.m.Status().LocalError != "" {
+			p.t.Fatalf("after the sync: %s %s, %+v", p.b.super.Data, p.b.super.Flags, p.b.m.Status())
+		}
+		if a := p.a.m.Status(); a.PeerData != proto.DataUpToDate || a.PeerFailed != "" || a.Link != LinkConnected {
+			p.t.Fatalf("after the sync: %+v", a)
+		}
+	}
+	t.Run("one that the primary asked for", func(t *testing.T) {
+		p := idle(t)
+		gen := p.a.super.Current
+		p.b.fail[proto.OpFlush] = proto.EIO
+		p.a.op(1, proto.OpFlush, 0, 0)
+		p.run(1)
+		p.a.answered(1, 0) // from the own disk; nothing was written, so no copy has more than the other, and no generation begins
+		out(p, "a flush failed on the peer: input/output error")
+		if p.a.super.Current != gen || p.a.m.Status().Counters.RemoteFlushErrors != 1 {
+			t.Fatalf("the primary: %+v %+v", p.a.super, p.a.m.Status().Counters)
+		}
+		resync(p, 16)
+	})
+	t.Run("of the metadata", func(t *testing.T) {
+		p := idle(t)
+		s := &p.b.m.(*Secondary).core
+		s.touch() // as the return to the other slot, or a page, would
+		p.b.badMeta = true
+		p.run(2)
+		out(p, "the secondary's disk can't flush: input/output error")
+		resync(p, 16) // of one generation, and nothing marked: all that was ever written
+	})
+	t.Run("of the metadata, after a write, and another one before the return", func(t *testing.T) {
+		p := idle(t)
+		gen := p.a.super.Current
+		p.a.write(0, 3, 1, 7) // nobody has flushed since
+		p.run(0)
+		p.a.sent = 0
+		s := &p.b.m.(*Secondary).core
+		s.touch()
+		p.b.badMeta = true
+		p.run(2)
+		p.a.write(1, 2, 1, 6)
+		p.run(1)
+		p.a.answered(1, 0)
+		if p.a.super.Current == gen {
+			t.Fatal("no generation began (rule 6)")
+		}
+		resync(p, 2) // the generation in between says that nothing but what is marked was unflushed
+		if p.b.disk[2] != 6 {
+			t.Fatalf("block 2 is %d there", p.b.disk[2])
+		}
+	})
+	t.Run("at its stop", func(t *testing.T) {
+		p := idle(t)
+		p.b.fail[proto.OpFlush] = proto.EIO
+		p.b.step(&Event{Kind: EvStop})
+		p.run(2)
+		if !p.b.stopped || p.b.super.Flags&extent.FlagFlushFailed == 0 || p.b.super.Data != proto.DataUpToDate || p.b.super.Flags&extent.FlagIntact != 0 {
+			t.Fatalf("stopped %v; the superblock says %s %s", p.b.stopped, p.b.super.Data, p.b.super.Flags)
+		}
+		p.b.kill()
+		p.b.start(false, false)
+		p.connect()
+		p.run(2)
+		if h := p.b.heard(); !h.FlushFailed || h.Intact {
+			t.Fatalf("the primary hears %+v", h)
+		}
+		if p.a.sent != 0 || p.b.super.Flags&extent.FlagFlushFailed != 0 || p.b.super.Data != proto.DataUpToDate {
+			t.Fatalf("%d bytes moved; the superblock says %s %s\n%v", p.a.sent, p.b.super.Data, p.b.super.Flags, p.log)
+		}
+	})
+}
+
+// The same while the peer, which has the only copy, is away: the flush waits for it, and the word is on disk before it is back.
+func TestFlushFailsWhileBothCopiesAreAway(t *testing.T) {
+	p := newPair(t)
+	p.up()
+	a := p.a
+	a.write(0, 0, 16, 5)
+	p.run(0)
+	a.held[proto.OpFlush] = true
+	a.op(1, proto.OpFlush, 0, 0)
+	p.run(0)
+	a.fail[proto.OpWrite] = proto.EIO
+	a.write(2, 40, 1, 6)
+	p.run(0)
+	a.answered(2, 0)
+	a.op(3, proto.OpFlush, 0, 0) // asked of both, and neither has done it
+	p.cut()
+	a.fail[proto.OpFlush] = proto.EIO
+	a.release(proto.OpFlush)
+	p.run(1)
+	a.waiting(3)
+	if s := a.m.Status(); !s.Frozen || s.Counters.LocalFlushErrors != 1 || a.super.Flags&extent.FlagFlushFailed == 0 {
+		t.Fatalf("status: %+v; the superblock says %s", s, a.super.Flags)
+	}
+	p.connect()
+	p.run(1)
+	a.answered(3, 0)
+	if h := a.heard(); !h.FlushFailed {
+		t.Fatalf("the peer hears %+v", h)
 	}
 }
