@@ -166,8 +166,9 @@ func (m *Primary) failFlush() {
 		// The end of this session would end what the failure has left, and it came after the last block was rewritten.
 		m.sync.seal, m.sync.active = sealNone, false
 		m.hangUp("a flush failed on the primary at the end of a sync; connecting again")
-	} else if m.conn != 0 && m.step < hsStarted {
-		// HELLO did not say so, and it decides which copy is the source: the peer has what this one may have dropped.
+	} else if m.conn != 0 && m.step < hsDone {
+		// HELLO did not say so, and it decides which copy is the source: the peer has what this one may have dropped. After START, too: a session
+		// in which nothing was sent has changed nothing.
 		m.step, m.verdict = hsNone, verdictState{}
 		m.hangUp("a flush failed on the primary during the handshake; connecting again")
 	}

@@ -143,6 +143,7 @@ func (w *world) powerOff(n *node) {
 		o.dropVolatile()
 	}
 	if !primary && (p.localOut && !p.alive || p.alive && p.m.Status().LocalLost) {
+		o.dropVolatile() // whatever the other disk still shows, this was the only copy that counted
 		w.onlyReceived(n)
 	}
 	w.ruleDifferencesMarked("after the power of " + n.name.String() + " failed")

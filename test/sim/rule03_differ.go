@@ -63,7 +63,8 @@ func (w *world) marksMatter(a, b *marks) bool {
 		return true
 	}
 	if sa.Data == proto.DataInconsistent || sb.Data == proto.DataInconsistent {
-		return sa.Base == sb.Current || sb.Base == sa.Current
+		// An inconsistent copy that went ahead is no source: the handshake refuses, and a person has one of them made anew.
+		return sa.Data != proto.DataInconsistent && sa.Base == sb.Current || sb.Data != proto.DataInconsistent && sb.Base == sa.Current
 	}
 	return sa.Current == sb.Current || sa.Base == sb.Current || sb.Base == sa.Current
 }
