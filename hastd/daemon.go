@@ -108,7 +108,7 @@ var hookEvents = []string{"connect", "disconnect", "syncstart", "syncdone", "syn
 // report turns a transition of a machine into one log line, one event and, where HAST has one, one hook.
 func (d *Daemon) report(r *resource, rep *ipc.Report) {
 	s := r.current()
-	var fields map[string]string
+	fields := rep.Fields
 	if rep.Bytes != 0 {
 		fields = map[string]string{"bytes": fmt.Sprint(rep.Bytes)}
 	}
@@ -128,9 +128,9 @@ func (d *Daemon) report(r *resource, rep *ipc.Report) {
 
 func reportLevel(event string) slog.Level {
 	switch event {
-	case "split-brain", "refused", "local-lost", "peer-error":
+	case "split-brain", "refused", "local-lost", "peer-error", ipc.EventAuthFailed:
 		return slog.LevelError
-	case "disconnect", "syncintr", "frozen", "read-repair":
+	case "disconnect", "syncintr", "frozen", "read-repair", ipc.EventStall:
 		return slog.LevelWarn
 	}
 	return slog.LevelInfo

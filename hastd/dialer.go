@@ -119,7 +119,11 @@ func (l *dialer) series(ctx context.Context, cancel context.CancelFunc, w *worke
 			return
 		}
 		if out != told { // once for each new reason, not for each attempt
-			l.r.log.Warn("no connection to the peer", "peer", l.r.current().peer, "reason", out.text)
+			s := l.r.current()
+			l.r.log.Warn("no connection to the peer", "peer", s.peer, "reason", out.text)
+			if out.kind == dialStranger {
+				l.r.d.event(l.r, ipc.EventAuthFailed, out.text, map[string]string{ipc.FieldRemote: s.remote, ipc.FieldReason: ipc.ReasonKey})
+			}
 			told = out
 		}
 		select {

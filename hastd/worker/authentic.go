@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"hast/hastd/peer"
+	"hast/hastd/worker/ipc"
 )
 
 // failureMemory is how long a failed handshake is worth showing: a peer that is still there tries again within its
@@ -31,8 +32,9 @@ type failures struct {
 	told failKind
 }
 
-// add takes a failure in. It returns what to log, "" for nothing.
-func (f *failures) add(err error, now time.Time) string {
+// add takes a failure in. It returns what to tell, "" for nothing, and for the event that of
+// authentication is (ipc.EventAuthFailed) its reason; "" stands for the network's failures, which are no event.
+func (f *failures) add(err error, now time.Time) (text, reason string) {
 	if f.current(now) == "" {
 		f.told = 0
 	}
@@ -40,17 +42,17 @@ func (f *failures) add(err error, now time.Time) string {
 	f.text, f.last = err.Error(), now
 	switch {
 	case errors.Is(err, peer.ErrKeys):
-		kind, f.text = failKey, sameKey
+		kind, f.text, reason = failKey, sameKey, ipc.ReasonKey
 	case errors.Is(err, peer.ErrEncrypt):
-		kind, f.text = failSettings, peer.ErrEncrypt.Error()
+		kind, f.text, reason = failSettings, peer.ErrEncrypt.Error(), ipc.ReasonEncrypt
 	case errors.Is(err, peer.ErrReflected):
-		kind, f.text = failSettings, peer.ErrReflected.Error()
+		kind, f.text, reason = failSettings, peer.ErrReflected.Error(), ipc.ReasonLoop
 	}
 	if f.told&kind != 0 {
-		return ""
+		return "", ""
 	}
 	f.told |= kind
-	return f.text
+	return f.text, reason
 }
 
 // succeeded ends the episode.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"hast/hastd/peer"
+	"hast/hastd/worker/ipc"
 )
 
 func TestFailuresAreToldOncePerEpisode(t *testing.T) {
@@ -17,8 +18,19 @@ func TestFailuresAreToldOncePerEpisode(t *testing.T) {
 	step := func(err error, after time.Duration, told bool, shown string) {
 		t.Helper()
 		now = now.Add(after)
-		if got := f.add(err, now); (got != "") != told {
+		got, reason := f.add(err, now)
+		if (got != "") != told {
 			t.Errorf("log line %q after %v", got, err)
+		}
+		want := ""
+		switch {
+		case told && errors.Is(err, peer.ErrKeys):
+			want = ipc.ReasonKey
+		case told && errors.Is(err, peer.ErrEncrypt):
+			want = ipc.ReasonEncrypt
+		}
+		if reason != want {
+			t.Errorf("reason %q after %v, want %q", reason, err, want)
 		}
 		if got := f.current(now); !strings.Contains(got, shown) {
 			t.Errorf("shown: %q, want %q", got, shown)

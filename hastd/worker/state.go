@@ -3,6 +3,7 @@ package worker
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -94,8 +95,8 @@ func latency(h *engine.Histogram) ipc.Latency {
 func (w *worker) tellChange() {
 	s := w.state()
 	t := &w.told
-	w.noteStall(diskStall(t), diskStall(&s), "the local disk answers again")
-	w.noteStall(peerStall(t), peerStall(&s), "nothing waits for the peer any more")
+	w.noteStall(&w.diskStalled, diskStall(&s), s.DiskAge, ipc.DiskLocal, "the local disk answers again")
+	w.noteStall(&w.peerStalled, peerStall(&s), s.PeerWait, ipc.DiskPeer, "nothing waits for the peer any more")
 	if s.Promoted == t.Promoted && s.Link == t.Link && s.Why == t.Why && s.Trouble == t.Trouble && s.Frozen == t.Frozen && s.Serving == t.Serving && s.Data == t.Data && s.Handshake == t.Handshake &&
 		s.LocalError == t.LocalError && s.PeerFailed == t.PeerFailed {
 		return
@@ -104,15 +105,22 @@ func (w *worker) tellChange() {
 	w.out.put(&ipc.Message{Kind: ipc.KindState, State: &s})
 }
 
-// noteStall logs the beginning and the end of a stall, once each.
-func (w *worker) noteStall(before, now, over string) {
+// noteStall tells the beginning and the end of a stall, once each. age is how long the oldest request has waited, in ns.
+func (w *worker) noteStall(since *time.Time, text string, age int64, disk, over string) {
 	switch {
-	case before == now:
-	case before == "":
-		w.log.Warn(now)
-	case now == "":
-		w.log.Info(over)
+	case text != "" && since.IsZero():
+		*since = time.Now().Add(-time.Duration(age))
+		w.event(ipc.EventStall, text, map[string]string{ipc.FieldDisk: disk})
+	case text == "" && !since.IsZero():
+		waited := strconv.Itoa(int(time.Since(*since).Seconds()))
+		*since = time.Time{}
+		w.event(ipc.EventStallEnd, over, map[string]string{ipc.FieldDisk: disk, ipc.FieldSeconds: waited})
 	}
+}
+
+// event tells what the worker itself has noticed: a line of the log, and an event.
+func (w *worker) event(name, text string, fields map[string]string) {
+	w.out.put(&ipc.Message{Kind: ipc.KindReport, Report: &ipc.Report{Event: name, Text: text, Fields: fields}})
 }
 
 // report passes a transition on. The engine calls it from any goroutine.

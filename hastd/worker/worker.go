@@ -118,6 +118,8 @@ type worker struct {
 	key      []byte   // for connections made from now on
 	failed   failures // of handshakes
 	told     ipc.State
+
+	diskStalled, peerStalled time.Time // since when, zero: not; of the goroutine that serves
 }
 
 // serve handles the parent's messages until it says stop, the parent dies, or the engine ends.
@@ -269,19 +271,23 @@ func (w *worker) connect(c *ipc.Connection, files []*os.File) error {
 
 // shaken notes how a handshake ended. Whoever dialled asks for another try; the parent knows when.
 func (w *worker) shaken(c *ipc.Connection, err error) {
-	text := ""
+	text, reason := "", ""
 	w.mu.Lock()
 	if err == nil {
 		w.failed.succeeded()
 	} else {
-		text = w.failed.add(err, time.Now())
+		text, reason = w.failed.add(err, time.Now())
 	}
 	w.mu.Unlock()
 	if err == nil {
 		return
 	}
-	if text != "" {
-		w.log.Error("connection with " + c.Remote + ": " + text)
+	told := text != "" // once in an episode: a stranger must not fill the log, or push other events out (rule 15)
+	switch text = "connection with " + c.Remote + ": " + text; {
+	case told && reason != "":
+		w.event(ipc.EventAuthFailed, text, map[string]string{ipc.FieldRemote: c.Remote, ipc.FieldReason: reason})
+	case told:
+		w.log.Error(text)
 	}
 	if c.Initiator {
 		w.out.put(&ipc.Message{Kind: ipc.KindConnect, Text: err.Error()})

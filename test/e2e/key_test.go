@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -69,11 +70,27 @@ func TestDifferentKeys(t *testing.T) {
 			if n := logged(t, l.A, noKey); n < 1 || n > 5 { // a line of each worker's, and of each promotion that was refused
 				t.Errorf("the primary's log says it %d times", n)
 			}
+			for _, n := range []*lab.Node{l.A, l.B} {
+				got := events(t, n, "auth-failed")
+				if len(got) == 0 || len(got) > 5 || n == l.B && len(got) != 1 { // as often as the log says it
+					t.Errorf("%s: events %q", n.Name, got)
+				}
+				for _, e := range got {
+					if !regexp.MustCompile(`^auth-failed reason=key remote=10\.[0-9.]+:[0-9]+$`).MatchString(e) {
+						t.Errorf("%s: event %q", n.Name, e)
+					}
+				}
+			}
 			// The reason goes with its cause.
 			sh(t, l.B, "cp "+l.Dir+"/key /etc/hast/key && chmod 600 /etc/hast/key && hastctl reload")
 			until(t, 20*time.Second, "in sync", is(l.A, connected))
 			for _, n := range []*lab.Node{l.A, l.B} {
 				until(t, 5*time.Second, "nothing to say", is(n, func(r resource) bool { return r.Why == "" }))
+			}
+			before := len(events(t, l.B, "auth-failed"))
+			time.Sleep(time.Second)
+			if n := len(events(t, l.B, "auth-failed")); n != before {
+				t.Errorf("%d events of it, %d before", n, before)
 			}
 		})
 	}

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -9,7 +11,7 @@ import (
 	"hast/test/lab"
 )
 
-// TestStallsAreSaid: the link lives, but a disk does not answer and writes wait. Both nodes say which disk, once in the log.
+// TestStallsAreSaid: the link lives, but a disk does not answer and writes wait. Both nodes say which disk, once in the log and as an event.
 func TestStallsAreSaid(t *testing.T) {
 	l, a := faultyUp(t, lab.Options{})
 	a.fill(0, 4*mib, 1)
@@ -74,6 +76,20 @@ func TestStallsAreSaid(t *testing.T) {
 			}
 			return nil
 		})
+	}
+	// The same as events, for programs; how long it lasted is the only thing that differs from run to run.
+	seconds := regexp.MustCompile(`seconds=1[0-9]\b`)
+	for n, want := range map[*lab.Node][]string{
+		l.A: {"stall disk=peer", "stall-end disk=peer seconds=N", "stall disk=local", "stall-end disk=local seconds=N"},
+		l.B: {"stall disk=local", "stall-end disk=local seconds=N"},
+	} {
+		got := events(t, n, "stall", "stall-end")
+		for i := range got {
+			got[i] = seconds.ReplaceAllString(got[i], "seconds=N")
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("events of %s: %q, want %q", n.Name, got, want)
+		}
 	}
 	a.holds(2*mib, 65536, 2)
 	a.holds(3*mib, 65536, 2)

@@ -153,12 +153,38 @@ type Device struct {
 	Negotiated json.RawMessage `json:"negotiated,omitempty"`
 }
 
-// Report is a transition of the machine (replica.Report), told once.
+// Report is a transition, told once: of the machine (replica.Report), or of the worker itself (EventXxx).
 type Report struct {
-	Event string `json:"event"`
-	Text  string `json:"text"`
-	Bytes uint64 `json:"bytes,omitempty"`
+	Event  string            `json:"event"`
+	Text   string            `json:"text"`
+	Bytes  uint64            `json:"bytes,omitempty"`
+	Fields map[string]string `json:"fields,omitempty"` // of the event, beside "bytes"; constants and short numbers
 }
+
+// The worker's own events. hastctl.8 describes them with their fields: neither changes its meaning.
+const (
+	// EventAuthFailed: the other end of a connection did not prove that it is the peer. Fields FieldRemote, FieldReason.
+	EventAuthFailed = "auth-failed"
+	// EventStall: a request has waited so long that people have to know. Field FieldDisk.
+	EventStall = "stall"
+	// EventStallEnd ends it. Fields FieldDisk, FieldSeconds.
+	EventStallEnd = "stall-end"
+)
+
+// The names of their fields, and what is in them where that is a constant.
+const (
+	FieldRemote  = "remote"  // address and port of the other end
+	FieldReason  = "reason"  // ReasonXxx
+	FieldDisk    = "disk"    // whose does not answer: DiskXxx
+	FieldSeconds = "seconds" // how long it lasted, from the first request that waited; whole seconds
+
+	ReasonKey     = "key"     // it has another key
+	ReasonEncrypt = "encrypt" // one node encrypts, the other does not
+	ReasonLoop    = "loop"    // the connection leads back to this node
+
+	DiskLocal = "local"
+	DiskPeer  = "peer"
+)
 
 // Decode parses one packet and checks that it has the parts that its kind needs.
 func Decode(b []byte) (*Message, error) {
