@@ -95,7 +95,8 @@ func (d *disk) complete(op *diskOp) proto.Errno {
 			}
 		}
 	case proto.OpFlush:
-		if d.fails(w.opt.FlushError) || d.metaN > 0 && d.fails(w.opt.DoubtError) || w.justAlone(w.nodes[d.node]) && d.fails(w.opt.AloneError) {
+		if d.fails(w.opt.FlushError) || d.metaN > 0 && d.fails(w.opt.DoubtError) || w.justAlone(w.nodes[d.node]) && d.fails(w.opt.AloneError) ||
+			w.greeting(w.nodes[d.node]) && d.fails(w.opt.GreetError) {
 			d.loseLog(op.mark)
 			return proto.EIO
 		}
@@ -285,7 +286,7 @@ func (d *disk) submitMeta(blocks []metaWrite, then func(proto.Op, proto.Errno)) 
 		d.metaN--
 		op, errno := proto.OpFlush, proto.OK
 		switch {
-		case page && d.fails(w.opt.PageError):
+		case page && d.fails(w.opt.PageError), w.greeting(w.nodes[d.node]) && d.fails(w.opt.GreetError):
 			errno = proto.EIO
 			d.loseLog(len(d.log))
 		case !d.fails(w.opt.MetaError):

@@ -331,6 +331,16 @@ func (w *world) justAlone(n *node) bool {
 	return n.alive && n.role == proto.RolePrimary && n.link == nil && w.super(n.id).Flags&extent.FlagConnected != 0
 }
 
+// greeting reports whether n's worker is agreeing on something with its peer: a session, or that a sync is done. What failed since one
+// side said how things stand is in nobody's words.
+func (w *world) greeting(n *node) bool {
+	if w.opt.GreetError == 0 || !n.alive || n.link == nil {
+		return false
+	}
+	s := n.m.Status()
+	return s.Link == replica.LinkHandshake || s.Syncing && s.DirtyBytes == 0
+}
+
 // lags reports whether acknowledged writes may be under way to the peer only.
 func (w *world) lags() bool { return w.opt.Mode == proto.ModeAsync || w.opt.ModeChange }
 
