@@ -39,6 +39,8 @@ type Daemon struct {
 	reload func(context.Context) error
 
 	events *eventLog
+	// telling makes an event and its hook one: hooks are queued in the order of what happened. Nothing waits while it is held.
+	telling sync.Mutex
 
 	mu        sync.Mutex // never held while waiting
 	about     ctl.Daemon
@@ -116,6 +118,7 @@ func (d *Daemon) report(r *resource, rep *ipc.Report) {
 		r.dials.agreed()
 	}
 	r.log.Log(context.Background(), reportLevel(rep.Event), rep.Text, "event", rep.Event)
+	d.telling.Lock()
 	id := d.event(r, rep.Event, rep.Text, fields)
 	if slices.Contains(hookEvents, rep.Event) {
 		e := hooks.Event{Kind: hooks.Kind(rep.Event), ID: id, Role: r.roleNow(), Device: r.devicePath(), Reason: rep.Text}
@@ -123,6 +126,7 @@ func (d *Daemon) report(r *resource, rep *ipc.Report) {
 			d.hooks.fire(s, e)
 		}
 	}
+	d.telling.Unlock()
 	r.poke()
 }
 
@@ -146,6 +150,8 @@ func (d *Daemon) announceRole(r *resource, from, to proto.Role) {
 	if why != "" {
 		text += ": " + why
 	}
+	d.telling.Lock()
+	defer d.telling.Unlock()
 	id := d.event(r, "role", text, map[string]string{"old": from.String(), "new": to.String()})
 	d.hooks.fire(s, hooks.Event{Kind: hooks.KindRole, ID: id, Role: to, OldRole: from, NewRole: to, Device: r.devicePath(), Reason: why})
 	for _, e := range r.endPromotion() {
