@@ -53,6 +53,7 @@ func fakeWorker() int {
 	send := func(m *ipc.Message) { c.Send(m, time.Second) }
 	var f fake
 	var held []*os.File
+	told := 0
 	defer func() { ipc.CloseAll(held) }()
 	st := ipc.State{Link: "waiting", Data: "uptodate", Mode: "fullsync"}
 	for {
@@ -78,7 +79,7 @@ func fakeWorker() int {
 			if f.Refuse != "" && m.Setup.Role == proto.RolePrimary {
 				st.Promoted, st.Link, st.Why = false, "refused", f.Refuse
 			}
-			st.Forced = false
+			st.Forced, st.Mode = false, m.Setup.Settings.Mode.String()
 			send(&ipc.Message{Kind: ipc.KindReady, State: &st})
 			if m.Setup.Role == proto.RolePrimary {
 				send(&ipc.Message{Kind: ipc.KindConnect, Text: "start"})
@@ -103,6 +104,10 @@ func fakeWorker() int {
 				text = "in use by a client"
 			}
 			send(&ipc.Message{Kind: ipc.KindDetached, Text: text})
+		case ipc.KindSettings:
+			told++
+			st.Mode, st.Why = m.Settings.Mode.String(), fmt.Sprintf("told %d times; key %s, force %v", told, m.Key, m.Force)
+			send(&ipc.Message{Kind: ipc.KindState, State: &st})
 		case ipc.KindAsk:
 			send(&ipc.Message{Kind: ipc.KindState, ID: m.ID, State: &st})
 		case ipc.KindStop:

@@ -117,7 +117,7 @@ func (s *server) reloadResources(ctx context.Context, specs []*spec, diff *confi
 	for name, h := range how {
 		if r, ok := s.d.find(name); ok {
 			n++
-			go func() { results <- r.submit(ctx, &operation{verb: verbReload, spec: byName[name], impact: h}) }()
+			go func() { results <- r.reload(ctx, byName[name], h) }()
 		}
 	}
 	var errs []error

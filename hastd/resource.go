@@ -30,9 +30,14 @@ type resource struct {
 	backoff  time.Duration
 	retryAt  time.Time // when a dead worker is tried again; zero: not
 	takeUpAt time.Time // when the promotion of a surviving device is tried again; zero: not
+	unsent   unsent    // settings that the worker has not taken yet
+	sendAt   time.Time // when they are sent again; zero: there are none
 
 	mu        sync.Mutex // never held while waiting
 	spec      *spec
+	next      *spec  // the latest configuration, until run takes it over; nil: none
+	nextHow   impact // how much it touches, with those that it replaced before they were taken over
+	nextLate  bool   // no operation is queued for it, because the queue was full
 	role      proto.Role
 	phase     string // what a change of role is waiting for; "" when none is under way
 	promoting bool   // hooks wait until the role hook has run
@@ -48,8 +53,6 @@ type operation struct {
 	verb   verb
 	role   proto.Role
 	force  bool
-	spec   *spec
-	impact impact
 	result chan error
 }
 
@@ -65,6 +68,9 @@ const (
 
 // maxOps bounds the requests that wait for their turn at one resource; more are refused as busy.
 const maxOps = 8
+
+// errBusy: the queue is full, and the operation is not in it.
+var errBusy = errors.New("is busy")
 
 func newResource(d *Daemon, s *spec) *resource {
 	r := &resource{
@@ -92,7 +98,7 @@ func (r *resource) submit(ctx context.Context, op *operation) error {
 	case <-r.quit:
 		return fmt.Errorf("resource %s is no longer configured", r.current().name)
 	default:
-		return fmt.Errorf("resource %s is busy: %d requests wait for %q to end", r.current().name, maxOps, r.phaseNow())
+		return fmt.Errorf("resource %s %w: %d requests wait for %q to end", r.current().name, errBusy, maxOps, r.phaseNow())
 	}
 	select {
 	case err := <-op.result:
@@ -136,7 +142,8 @@ func (r *resource) setRole(to proto.Role) {
 func (r *resource) run() {
 	defer close(r.quit)
 	for {
-		retry, takeUp := alarm(r.retryAt), alarm(r.takeUpAt)
+		r.applyLate()
+		retry, takeUp, send := alarm(r.retryAt), alarm(r.takeUpAt), alarm(r.sendAt)
 		select {
 		case op := <-r.ops:
 			op.result <- r.perform(op)
@@ -152,6 +159,8 @@ func (r *resource) run() {
 		case <-takeUp:
 			r.takeUp()
 			r.setPhase("")
+		case <-send:
+			r.sendAgain()
 		}
 	}
 }
@@ -169,7 +178,7 @@ func (r *resource) perform(op *operation) error {
 	case verbRole:
 		return r.changeRole(op.role, op.force)
 	case verbReload:
-		return r.applySpec(op.spec, op.impact)
+		return r.applyNext()
 	case verbDetach:
 		return r.detach()
 	case verbAdopt:

@@ -214,7 +214,7 @@ func TestReloadInTheLeastIntrusiveWay(t *testing.T) {
 	apply := func(how impact, local string) error {
 		s := *r.current()
 		s.local = local
-		return r.submit(t.Context(), &operation{verb: verbReload, spec: &s, impact: how})
+		return r.reload(t.Context(), &s, how)
 	}
 	if err := apply(impactLive, r.current().local); err != nil || r.proc().pid != pid {
 		t.Fatalf("a live change replaced the worker or failed: %v", err)
