@@ -164,7 +164,7 @@ func (m *Primary) failFlush() {
 	m.push.Reset()
 	if m.conn != 0 && m.sync.seal != sealNone {
 		// The end of this session would end what the failure has left, and it came after the last block was rewritten.
-		m.sync.seal, m.sync.active = sealNone, false
+		m.unseal()
 		m.hangUp("a flush failed on the primary at the end of a sync; connecting again")
 	} else if m.conn != 0 && m.step < hsDone {
 		// HELLO did not say so, and it decides which copy is the source: the peer has what this one may have dropped. After START, too: a session
@@ -173,6 +173,18 @@ func (m *Primary) failFlush() {
 		m.hangUp("a flush failed on the primary during the handshake; connecting again")
 	}
 	m.report(ReportLocalLost, 0, "a flush failed and no up-to-date peer is connected: writes are refused until this copy is attached anew or synced")
+}
+
+// unseal takes back that a session ends. A target is one again: the peer was the source and has all that it may have dropped.
+func (m *Primary) unseal() {
+	y := &m.sync
+	y.seal, y.active = sealNone, false
+	if y.source {
+		return
+	}
+	m.stale = true
+	m.sb.SyncID, m.sb.SyncRole = m.session.Session, 2
+	m.setData(proto.DataInconsistent)
 }
 
 func (m *Primary) flushedPeer(i int, h *wire.Header) {

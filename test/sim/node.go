@@ -109,7 +109,7 @@ func (n *node) start(r proto.Role, successor bool) {
 		w.fail("metadata", "node %s can't load its metadata: %v", n.name, err)
 		return
 	}
-	if l.super.Data != proto.DataInconsistent && l.super.Flags&extent.FlagFlushFailed == 0 {
+	if l.super.Flags&extent.FlagFlushFailed == 0 {
 		n.disk.reveal()
 	}
 	n.role, n.alive, n.inc = r, true, n.inc+1
