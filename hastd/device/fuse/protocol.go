@@ -89,12 +89,13 @@ type header struct {
 	opcode uint32
 	unique uint64
 	node   uint64
+	tid    uint32 // of the thread that asks, in the mounter's pid namespace; 0 for one outside of it
 }
 
 // parseHeader decodes b, which has inHeaderSize bytes.
 func parseHeader(b []byte) header {
 	_ = b[inHeaderSize-1]
-	return header{order.Uint32(b), order.Uint32(b[4:]), order.Uint64(b[8:]), order.Uint64(b[16:])}
+	return header{order.Uint32(b), order.Uint32(b[4:]), order.Uint64(b[8:]), order.Uint64(b[16:]), order.Uint32(b[32:])}
 }
 
 // ioIn is the body of READ and WRITE.
