@@ -135,9 +135,12 @@ func (f *fuseFront) detach(ctx context.Context, w *workerProc, force bool) error
 			if e := fuse.Abort(f.dir); e != nil {
 				return errors.Join(err, e)
 			}
-		} else {
-			f.attached = false
+			// Its users get errors now; when the last one has closed it, it goes as well.
+			if e := f.loop.Release(); e != nil {
+				return errors.Join(err, e)
+			}
 		}
+		f.attached = false
 	}
 	if w != nil && !w.gone() {
 		if err := w.detach(ctx, true); err != nil {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -81,4 +82,39 @@ head -c 20000000 /dev/urandom > /srv/raw/old && sha256sum < /srv/raw/old > /run/
 	}
 	sh(t, l.B, "umount /srv/m")
 	sameDisks(t, l)
+}
+
+// TestForcedFromUnderAFileSystem: role init --force takes the device away from whoever uses it. Its users get errors, and when the last one
+// is gone nothing is left of it: no loop device, no id; until then the node says what is in the way.
+func TestForcedFromUnderAFileSystem(t *testing.T) {
+	l := newLab(t, lab.Options{})
+	up(t, l)
+	mkfs(t, l.A)
+	loop := strings.TrimSpace(run(t, l.A, "readlink", "/dev/hast/data"))
+	attached := func() bool {
+		_, err := os.Stat("/sys/block/" + filepath.Base(loop) + "/loop/backing_file")
+		return err == nil
+	}
+	if !attached() {
+		t.Fatalf("%s is not attached", loop)
+	}
+	run(t, l.A, "hastctl", "role", "init", "--force", "data")
+	if out, err := l.A.Run("sh", "-c", "echo x > /srv/m/f && sync /srv/m/f"); err == nil {
+		t.Errorf("a write to a device that was taken away: %s", out)
+	}
+	if out, err := l.A.Ctl("role", "primary", "data"); err == nil || !strings.Contains(out, "is in the way") {
+		t.Errorf("promoted over a file system on a dead device, or not explained: %s", out)
+	}
+	l.A.Run("umount", "/srv/m") // which says that it could not store everything
+	until(t, 5*time.Second, "the end of the loop device", func() error {
+		if attached() {
+			return errors.New(loop + " is still attached")
+		}
+		return nil
+	})
+	run(t, l.A, "hastctl", "role", "primary", "data")
+	run(t, l.A, "hastctl", "role", "init", "data")
+	if out := sh(t, l.A, "ls /run/hast"); strings.Contains(out, "fuse") {
+		t.Errorf("left in the run directory: %s", out)
+	}
 }

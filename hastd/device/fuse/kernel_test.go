@@ -302,6 +302,122 @@ func TestClean(t *testing.T) {
 	}
 }
 
+// TestLeftByAnother: a dead device whose daemon was killed with its run directory looks, by the kernel's account, like one of our path
+// whose mount is gone. Ours is found beside it, and neither is taken for the other.
+func TestLeftByAnother(t *testing.T) {
+	needKernel(t)
+	s := devicetest.New(t, devicetest.Options{Size: 1 << 20})
+	dir, _ := serve(t, s, s.Info())
+	dead, err := Attach(dir, s.Info(), 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := dead.Detach(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := Abort(dir); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := os.ReadFile(idFile(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(idFile(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if l, found, err := FindLoop(dir); found || err != nil {
+		t.Errorf("another's device %+v passes for ours: %v", l, err)
+	}
+	f, err := Mount(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := NewServer(f, s.Info(), s, nil)
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(context.Background(), nil, func(Negotiated) {}) }()
+	l, err := Attach(dir, s.Info(), 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.File != dead.File || l.Number == dead.Number {
+		t.Fatalf("%+v beside %+v", l, dead)
+	}
+	if got, found, err := FindLoop(dir); got != l || !found || err != nil {
+		t.Errorf("found %+v %v %v, want %+v", got, found, err, l)
+	}
+	// The other one's daemon knows its own, and leaves ours alone.
+	if err := dead.Detach(); err != nil {
+		t.Error(err)
+	}
+	if ours, err := l.attached(); !ours || err != nil {
+		t.Errorf("ours went with the other's: %v", err)
+	}
+	if err := l.Detach(); err != nil {
+		t.Error(err)
+	}
+	if err := Unmount(dir); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil && !errors.Is(err, ErrGone) {
+		t.Error(err)
+	}
+	srv.Close()
+	if _, err := os.Lstat(idFile(dir)); !os.IsNotExist(err) {
+		t.Errorf("the id stays: %v", err)
+	}
+	if len(kept) < 20 {
+		t.Errorf("an id of %d characters", len(kept))
+	}
+}
+
+// TestLeftByAnEarlierVersion: a device of a version that drew no ids is found by what it was named after.
+func TestLeftByAnEarlierVersion(t *testing.T) {
+	needKernel(t)
+	s := devicetest.New(t, devicetest.Options{Size: 1 << 20})
+	dir, _ := serve(t, s, s.Info())
+	l := attachTest(t, dir, s.Info())
+	old := Loop{Number: l.Number, File: l.File}
+	d, err := os.OpenFile(l.Path(), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rename := func(to [64]byte) {
+		t.Helper()
+		st, err := unix.IoctlLoopGetStatus64(int(d.Fd()))
+		if err == nil {
+			st.File_name = to
+			err = unix.IoctlLoopSetStatus64(int(d.Fd()), st)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ns, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var name [64]byte
+	copy(name[:63], strings.TrimSuffix(strings.TrimPrefix(ns, "mnt:["), "]")+":"+l.File)
+	rename(name)
+	if err := os.Rename(idFile(dir), idFile(dir)+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if got, found, err := FindLoop(dir); got != old || !found || err != nil {
+		t.Errorf("found %+v %v %v, want %+v", got, found, err, old)
+	}
+	rename(l.label())
+	d.Close()
+	if err := os.Rename(idFile(dir)+".away", idFile(dir)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestRelease: a device that is aborted while in use fails its user's requests, and goes when the user does.
 func TestRelease(t *testing.T) {
 	needKernel(t)

@@ -2,6 +2,7 @@ package fuse
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -27,7 +28,30 @@ const detachTime = 2 * time.Second
 // Loop is an attached loop device.
 type Loop struct {
 	Number int    `json:"number"`
-	File   string `json:"file"` // the path that it was configured with
+	File   string `json:"file"`         // the path that it was configured with
+	ID     string `json:"id,omitempty"` // drawn when it was; "" for one of a version that drew none
+}
+
+// idFile is where the id of the loop device on dir is kept, for whoever has lost everything else: beside dir, in the run
+// directory, which no other daemon shares and which does not outlive the kernel.
+func idFile(dir string) string { return filepath.Clean(dir) + ".id" }
+
+// newLoopID draws an id for the loop device that is about to be put on dir, and stores it first: a device without its id is nobody's.
+func newLoopID(dir string) (string, error) {
+	id := rand.Text()
+	if err := os.WriteFile(idFile(dir), []byte(id), 0o600); err != nil {
+		return "", fmt.Errorf("store the loop device's id: %w", err)
+	}
+	return id, nil
+}
+
+// loopID returns the id of the loop device on dir, "" if none was drawn.
+func loopID(dir string) (string, error) {
+	b, err := os.ReadFile(idFile(dir))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("id of a loop device: %w", err)
+	}
+	return string(b), nil
 }
 
 // Path returns the device's path.
@@ -73,6 +97,10 @@ func attach(dir string, info device.Info) (Loop, error) {
 		return Loop{}, fmt.Errorf("device %s: open %s: %w", info.Name, path, err)
 	}
 	defer unix.Close(fd) // the loop device has its own reference
+	id, err := newLoopID(dir)
+	if err != nil {
+		return Loop{}, fmt.Errorf("device %s: %w", info.Name, err)
+	}
 	ctl, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		return Loop{}, fmt.Errorf("device %s: %w; load the module loop, or use device = \"nbd-server\"", info.Name, err)
@@ -83,7 +111,7 @@ func attach(dir string, info device.Info) (Loop, error) {
 		if err != nil {
 			return Loop{}, fmt.Errorf("device %s: find a free loop device: %w", info.Name, err)
 		}
-		l := Loop{Number: n, File: path}
+		l := Loop{Number: n, File: path, ID: id}
 		err = l.configure(fd, info)
 		if errors.Is(err, unix.EBUSY) {
 			continue // somebody was faster
@@ -182,11 +210,16 @@ func (l Loop) attached() (bool, error) {
 	return st.File_name == l.label(), nil
 }
 
-// label is the name that the loop device carries: our mount namespace, because another one's daemon may have a device of the
-// same path, which looks from here as if its mount were gone; then as much of the path as there is room for.
+// label is the name that the loop device carries: its id, then as much of the path as there is room for. Another daemon, in another mount
+// namespace, may have a device of the same path, which looks from here as if its mount were gone; nor does the namespace's number
+// tell them apart, because the kernel gives it away again, and a device whose daemon was killed outlives its namespace.
 func (l Loop) label() (name [64]byte) {
-	ns, _ := os.Readlink("/proc/self/ns/mnt") // "mnt:[4026531841]"
-	copy(name[:len(name)-1], strings.Trim(ns, "mnt:[]")+":"+l.File)
+	who := l.ID
+	if who == "" { // as earlier versions did
+		ns, _ := os.Readlink("/proc/self/ns/mnt") // "mnt:[4026531841]"
+		who = strings.Trim(ns, "mnt:[]")
+	}
+	copy(name[:len(name)-1], who+":"+l.File)
 	return name
 }
 
@@ -267,11 +300,15 @@ func (l Loop) keep() {
 	}
 }
 
-// FindLoop finds the loop device on the file in dir, for a parent that has lost its memory; dir need not be mounted any more. It does not touch dir.
+// FindLoop finds the loop device on the file in dir, for a parent that has lost its memory; dir need not be mounted any more, but what Attach stored beside it has to be there. It does not touch dir.
 func FindLoop(dir string) (Loop, bool, error) {
 	entries, err := os.ReadDir("/sys/block")
 	if err != nil {
 		return Loop{}, false, fmt.Errorf("look for loop devices: %w", err)
+	}
+	id, err := loopID(dir)
+	if err != nil {
+		return Loop{}, false, err
 	}
 	file := filepath.Join(filepath.Clean(dir), diskName)
 	for _, e := range entries {
@@ -283,7 +320,7 @@ func FindLoop(dir string) (Loop, bool, error) {
 		if err != nil {
 			continue
 		}
-		l := Loop{Number: n, File: file}
+		l := Loop{Number: n, File: file, ID: id}
 		if ours, err := l.attached(); err == nil && ours {
 			return l, true, nil
 		}

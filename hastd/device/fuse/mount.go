@@ -33,7 +33,8 @@ func Mount(dir string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "/dev/fuse"), nil
 }
 
-// Unmount removes the mount on dir, and dir. It never waits for the server. The loop device must be gone (Loop.Detach).
+// Unmount removes the mount on dir, and dir. It never waits for the server. The loop device must be gone (Loop.Detach), or be dead and on
+// its way (Abort, Loop.Release); FindLoop finds such a one until it is.
 func Unmount(dir string) error {
 	err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, unix.EBUSY) { // somebody looks at it, or a request is under way: it goes when they do
@@ -44,6 +45,12 @@ func Unmount(dir string) error {
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove the mount point: %w", err)
+	}
+	if _, found, err := FindLoop(dir); err != nil || found {
+		return err
+	}
+	if err := os.Remove(idFile(dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the loop device's id: %w", err)
 	}
 	return nil
 }
