@@ -30,8 +30,10 @@ install: build
 	install -m 0755 bin/hastctl $(DESTDIR)$(BINDIR)/hastctl
 	install -m 0644 docs/man/hastd.8 docs/man/hastctl.8 $(DESTDIR)$(MANDIR)/man8/
 	install -m 0644 docs/man/hast.toml.5 $(DESTDIR)$(MANDIR)/man5/
-	install -m 0644 etc/hastd.service $(DESTDIR)$(UNITDIR)/hastd.service
-	install -m 0755 etc/init.d/hastd $(DESTDIR)$(SYSCONF)/init.d/hastd
+	sed -e 's,/usr/sbin/hastd,$(SBINDIR)/hastd,' -e 's,/usr/bin/hastctl,$(BINDIR)/hastctl,' etc/hastd.service > $(DESTDIR)$(UNITDIR)/hastd.service
+	sed -e 's,/usr/sbin/hastd,$(SBINDIR)/hastd,' etc/init.d/hastd > $(DESTDIR)$(SYSCONF)/init.d/hastd
+	chmod 0644 $(DESTDIR)$(UNITDIR)/hastd.service
+	chmod 0755 $(DESTDIR)$(SYSCONF)/init.d/hastd
 	install -m 0644 etc/hast.toml $(DESTDIR)$(SYSCONF)/hast/hast.toml.example
 
 clean:
