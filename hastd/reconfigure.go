@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -43,7 +44,10 @@ func (s *server) reload(ctx context.Context) error {
 	errs = append(errs, s.reloadResources(ctx, specs, &diff)...)
 	s.conf, s.keys = c, keysOf(specs)
 	s.d.mu.Lock()
-	s.d.about.ConfigDigest, s.d.about.Peer = c.Digest(), c.Peer
+	s.d.about.Peer = c.Peer
+	if len(s.refused) == 0 { // else the file is not in force yet, and config check goes on saying so
+		s.d.about.ConfigDigest = c.Digest()
+	}
 	s.d.mu.Unlock()
 	s.log.Info("configuration read again", "resources", len(specs), "changes", len(diff.Resources))
 	s.d.event(nil, "reload", fmt.Sprintf("configuration read again, resources changed: %d", len(diff.Resources)), nil)
@@ -89,22 +93,21 @@ func (s *server) reloadResources(ctx context.Context, specs []*spec, diff *confi
 	how := make(map[string]impact)
 	for _, sp := range specs {
 		byName[sp.name] = sp
-		if old, ok := s.keys[sp.name]; ok && !bytes.Equal(old, sp.key) {
+		if old := s.keys[sp.name]; old != nil && sp.key != nil && !bytes.Equal(old, sp.key) {
 			how[sp.name] = impactLive // both ends of a connection that lives have shown each other the old one
 			s.log.Info("the key changed: new connections are made with the new one", "resource", sp.name)
 		}
 	}
-	results := make(chan error)
-	n := 0
+	gone := s.owed(byName, how)
 	for _, ch := range diff.Resources {
+		if s.refused[ch.Name] {
+			continue // owed has seen to it
+		}
 		switch ch.Kind {
 		case config.Added:
 			s.d.addResource(byName[ch.Name])
 		case config.Removed:
-			if r, ok := s.d.find(ch.Name); ok {
-				n++
-				go func() { results <- s.d.removeResource(ctx, r) }()
-			}
+			gone = append(gone, ch.Name)
 		case config.Live:
 			how[ch.Name] = max(how[ch.Name], impactLive)
 		case config.Reconnect:
@@ -114,16 +117,57 @@ func (s *server) reloadResources(ctx context.Context, specs []*spec, diff *confi
 		}
 		s.log.Info("resource changed", "resource", ch.Name, "how", ch.Kind, "keys", strings.Join(ch.Keys, " "))
 	}
+	todo := make(map[string]func(*resource) error)
+	for _, name := range gone {
+		todo[name] = func(r *resource) error { return s.d.removeResource(ctx, r) }
+	}
 	for name, h := range how {
-		if r, ok := s.d.find(name); ok {
-			n++
-			go func() { results <- r.reload(ctx, byName[name], h) }()
+		todo[name] = func(r *resource) error { return r.reload(ctx, byName[name], h) }
+	}
+	return s.carryOut(todo)
+}
+
+// owed finds what is left to do for the resources that could not follow at the last reload, of which the difference between the
+// configurations does not tell any more: gone are those that are to be removed.
+func (s *server) owed(byName map[string]*spec, how map[string]impact) (gone []string) {
+	for name := range s.refused {
+		r, ok := s.d.find(name)
+		sp := byName[name]
+		switch {
+		case !ok:
+		case sp == nil:
+			gone = append(gone, name)
+		case !r.current().sameDevice(sp):
+			how[name] = impactRestart
+		case !reflect.DeepEqual(r.current(), sp):
+			how[name] = impactReconnect
 		}
 	}
-	var errs []error
+	return gone
+}
+
+// carryOut does all of it at once, and remembers who refused.
+func (s *server) carryOut(todo map[string]func(*resource) error) (errs []error) {
+	type result struct {
+		name string
+		err  error
+	}
+	results := make(chan result)
+	n := 0
+	for name, do := range todo {
+		if r, ok := s.d.find(name); ok {
+			n++
+			go func() { results <- result{name, do(r)} }()
+		}
+	}
+	s.refused = make(map[string]bool)
 	for range n {
-		if err := <-results; err != nil {
-			errs = append(errs, err)
+		res := <-results
+		if res.err != nil {
+			errs = append(errs, res.err)
+		}
+		if errors.Is(res.err, errKept) {
+			s.refused[res.name] = true
 		}
 	}
 	return errs

@@ -10,6 +10,9 @@ import (
 	"hast/proto"
 )
 
+// errKept: a resource in use could not follow the configuration. The next reload tries again.
+var errKept = errors.New("keeps its old settings, until a reload when it is not in use")
+
 // reload takes a new configuration over and waits for its result until ctx ends. Whatever the error says, it replaces the one
 // before it as soon as the resource gets to it: nobody sends it a second time.
 func (r *resource) reload(ctx context.Context, s *spec, how impact) error {
@@ -117,7 +120,7 @@ func (r *resource) sendAgain() {
 // takes the role up again. A device in use refuses it, and the old settings stay.
 func (r *resource) applyRestart(s *spec, role proto.Role) error {
 	if err := r.changeRole(proto.RoleInit, false); err != nil {
-		return fmt.Errorf("resource %s keeps its old settings: %w", s.name, err)
+		return fmt.Errorf("resource %s %w: %w", s.name, errKept, err)
 	}
 	r.mu.Lock()
 	r.spec = s
@@ -132,7 +135,7 @@ func (r *resource) applyRestart(s *spec, role proto.Role) error {
 func (d *Daemon) removeResource(ctx context.Context, r *resource) error {
 	name := r.current().name
 	if err := r.submit(ctx, &operation{verb: verbRole, role: proto.RoleInit}); err != nil {
-		return fmt.Errorf("resource %s left the configuration, but: %w", name, err)
+		return fmt.Errorf("resource %s left the configuration, but %w: %w", name, errKept, err)
 	}
 	err := r.submit(ctx, &operation{verb: verbStop})
 	d.mu.Lock()

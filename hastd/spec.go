@@ -35,6 +35,12 @@ const (
 // alone reports whether the resource has no peer (remote = "none").
 func (s *spec) alone() bool { return s.remote == "" }
 
+// sameDevice reports whether a worker and a device of s would do for o: the rest can be changed under them.
+func (s *spec) sameDevice(o *spec) bool {
+	return s.deviceName == o.deviceName && s.device == o.device && s.front == o.front && s.local == o.local && s.meta == o.meta &&
+		s.uid == o.uid && s.gid == o.gid
+}
+
 // Limits of supervision, each with its reason.
 const (
 	// leaseTime is how long a worker serves on without its parent: long enough for a parent that is swapped in or

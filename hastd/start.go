@@ -110,8 +110,10 @@ type server struct {
 	mu   sync.Mutex // one reload at a time; guards what a reload replaces
 	conf *config.Config
 	keys map[string][]byte // by resource: a changed key file concerns running workers
-	pid  *pidfile
-	ctl  *controlServer
+	// refused are resources in use that kept their old settings at the last reload, or stayed although they left the file.
+	refused map[string]bool
+	pid     *pidfile
+	ctl     *controlServer
 }
 
 // controlServer is the control socket while it is served.
