@@ -29,6 +29,13 @@ import (
 // socket holds by default. Payload that is not in it yet is read past it.
 const inSize = 128 << 10
 
+const (
+	// bigPayload: behind a payload of this many bytes, probably another one of its size follows; then only
+	bigPayload = 32 << 10
+	// bigTail bytes are read beyond it, so that the next one goes where it belongs instead of through our buffer.
+	bigTail = 4 << 10
+)
+
 // errDisconnect: the client asked for an orderly end.
 var errDisconnect = errors.New("disconnect")
 
@@ -44,6 +51,7 @@ type conn struct {
 	// The reader's own.
 	in     []byte // in[r:w] is received and not decoded
 	r, w   int
+	big    bool // the last payload was a big one
 	batch  []*device.Request
 	joins  *device.Joins
 	stream stream
@@ -214,6 +222,7 @@ func (c *conn) payload(h *header, off proto.Offset, n proto.Length, owner device
 	if err != nil {
 		return err
 	}
+	c.big = n >= bigPayload
 	have := copy(r.Buf, c.in[c.r:c.w])
 	c.r += have
 	if have < len(r.Buf) {
@@ -377,8 +386,12 @@ func (c *conn) fill(direct []byte, wait bool) error {
 		copy(c.in, c.in[c.r:c.w])
 		c.r, c.w = 0, c.w-c.r
 	}
+	ahead := c.in[c.w:]
+	if c.big {
+		ahead = ahead[:min(len(ahead), bigTail)]
+	}
 	c.rcount = 0
-	for _, b := range [2][]byte{direct, c.in[c.w:]} {
+	for _, b := range [2][]byte{direct, ahead} {
 		if len(b) > 0 {
 			c.riov[c.rcount].Base = &b[0]
 			c.riov[c.rcount].SetLen(len(b))
