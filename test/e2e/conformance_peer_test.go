@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -267,6 +268,7 @@ type proxy struct {
 	mu     sync.Mutex
 	damage func(b []byte) bool // changes what goes to the peer; true: it is done, and not to be called again
 	back   func(b []byte) bool // the same for what comes from there
+	lag    time.Duration       // how long everything is on its way
 	conns  []net.Conn
 }
 
@@ -312,10 +314,29 @@ func proxied(t *testing.T, o lab.Options) (*lab.Lab, *proxy) {
 	return l, p
 }
 
-// pass copies one direction until it ends, through the damage that is asked for.
+// parcel is what was read at once, and when it arrives.
+type parcel struct {
+	b  []byte
+	at time.Time
+}
+
+// pass copies one direction until it ends, through the damage and the lag that are asked for.
 func (p *proxy) pass(from, to net.Conn, damage *func([]byte) bool) {
 	defer from.Close()
-	defer to.Close()
+	way := make(chan parcel, 4096)
+	defer close(way)
+	p.wg.Go(func() {
+		defer to.Close()
+		for x := range way {
+			time.Sleep(time.Until(x.at))
+			if _, err := to.Write(x.b); err != nil {
+				from.Close()
+				for range way {
+				}
+				return
+			}
+		}
+	})
 	b := make([]byte, mib)
 	for {
 		n, err := from.Read(b)
@@ -326,10 +347,9 @@ func (p *proxy) pass(from, to net.Conn, damage *func([]byte) bool) {
 		if *damage != nil && (*damage)(b[:n]) {
 			*damage = nil
 		}
+		at := time.Now().Add(p.lag)
 		p.mu.Unlock()
-		if _, err := to.Write(b[:n]); err != nil {
-			return
-		}
+		way <- parcel{bytes.Clone(b[:n]), at}
 	}
 }
 

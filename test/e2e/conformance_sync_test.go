@@ -382,3 +382,32 @@ func TestSyncRate(t *testing.T) {
 	a.f.Close()
 	sameDisks(t, l)
 }
+
+// TestSyncOverALongLink: over a link with 50 ms there and back a sync is many times quicker than one piece at a time could be.
+func TestSyncOverALongLink(t *testing.T) {
+	const (
+		changed = 48 * mib
+		trip    = 50 * time.Millisecond
+		piece   = 256 << 10 // the largest there is
+	)
+	l, p := proxied(t, lab.Options{Resource: `compression = "none"`})
+	a := open(t, l.A)
+	a.fill(0, changed, 1)
+	until(t, 10*time.Second, "clean", is(l.A, connected))
+	gone(t, l)
+	a.fill(0, changed, 2)
+	p.mu.Lock()
+	p.lag = trip / 2
+	p.mu.Unlock()
+	back(t, l)
+	until(t, 20*time.Second, "the sync", is(l.A, func(r resource) bool { return r.State == "syncing" }))
+	began := time.Now()
+	until(t, 60*time.Second, "in sync", is(l.A, connected))
+	rate, single := changed/time.Since(began).Seconds(), piece/trip.Seconds()
+	t.Logf("%.0f MB/s; one piece for each round trip would be %.0f", rate/1e6, single/1e6)
+	if rate < 3*single {
+		t.Errorf("a sync at %.0f bytes/s: one piece for each round trip would be %.0f", rate, single)
+	}
+	a.f.Close()
+	sameDisks(t, l)
+}
