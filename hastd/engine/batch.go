@@ -183,8 +183,11 @@ const inlineMax = 16 << 10
 
 // A memsync primary waits for "received" alone, which no write may hold up, so there a secondary's reader never writes.
 //
-// inline reports whether j is better done by whoever brought it: it is short, or a flush, and the only
-// request there is, so that nobody waits behind it. Otherwise the disk would have a queue of one, whatever the client's depth.
+// A secondary starts a flush that its primary sent when every write before it is done, and starts nothing behind it until it is
+// done (rule 1): whoever takes in what follows could do nothing with it, so he may as well flush.
+//
+// inline reports whether j is better done by whoever brought it: a short write or a flush that is the only
+// request there is, so that nobody waits behind it, or such a flush of a secondary's. Otherwise the disk would have a queue of one, whatever the client's depth.
 func (e *Engine) inline(j *job) bool {
 	if j.kind != jobDisk || e.memsync.Load() {
 		return false
@@ -193,7 +196,7 @@ func (e *Engine) inline(j *job) bool {
 	case proto.OpWrite:
 		return j.n <= inlineMax && e.table.inUse() <= 1
 	case proto.OpFlush: // of a client that waits for it; the machine's own, when nobody asks for anything, are the pool's
-		return e.table.inUse() == 1
+		return e.table.inUse() == 1 || !e.cfg.Primary && int(j.tag) < e.table.app
 	}
 	return false
 }
