@@ -67,6 +67,7 @@ type Engine struct {
 	mu      sync.Mutex // the machine, fx, link
 	fx      replica.Effects
 	link    *peer.Link
+	tuning  *peer.Tuning // of the last Retune
 	conn    replica.Conn
 	wake    replica.Time // when the timer is due
 	timer   *time.Timer
@@ -304,6 +305,18 @@ func (e *Engine) DropPeer(why string) {
 	}
 }
 
+// Retune changes how this node sends and waits on the present link, and on those to come whatever they were made with.
+func (e *Engine) Retune(t peer.Tuning) error {
+	e.mu.Lock()
+	e.tuning = &t
+	l := e.link
+	e.unlock()
+	if l == nil {
+		return nil
+	}
+	return l.Retune(t)
+}
+
 func (e *Engine) runLink(ctx context.Context, l *peer.Link) {
 	e.mu.Lock()
 	if e.ended {
@@ -314,8 +327,11 @@ func (e *Engine) runLink(ctx context.Context, l *peer.Link) {
 	e.link = l
 	e.live.Store(l)
 	e.conn++
-	conn := e.conn
+	conn, tuning := e.conn, e.tuning
 	e.mu.Unlock()
+	if tuning != nil { // the configuration changed after the link was asked for
+		_ = l.Retune(*tuning) // what the kernel refused of it, our own watch does
+	}
 	e.stepNow(&replica.Event{Kind: replica.EvPeerUp, Conn: conn})
 	h := &handler{e: e, conn: conn}
 	err := l.Run(ctx, h)

@@ -58,6 +58,8 @@ type Link struct {
 	cipher  string
 	send    [2]sender // by Kind-1
 	recv    [2]receiver
+	patient atomic.Int64  // the timeout in force, in nanoseconds
+	retuned chan struct{} // it is another one
 
 	started atomic.Bool // Run was called
 	leaving atomic.Bool // Close was called, and reason is set
@@ -71,7 +73,8 @@ type Link struct {
 }
 
 func newLink(cfg *Config, chans []*channel) (*Link, error) {
-	l := &Link{cfg: *cfg, cipher: "none", done: make(chan struct{}), closing: make(chan struct{})}
+	l := &Link{cfg: *cfg, cipher: "none", done: make(chan struct{}), closing: make(chan struct{}), retuned: make(chan struct{}, 1)}
+	l.patient.Store(int64(cfg.Timeout))
 	l.cfg.Key = nil // not needed any more, so not kept
 	for _, c := range chans {
 		if c.sock == nil {
@@ -181,7 +184,7 @@ func (l *Link) leave() {
 	case <-l.done:
 		return
 	}
-	timer := time.AfterFunc(min(closeWait, l.cfg.Timeout), func() { l.ended(nil) })
+	timer := time.AfterFunc(min(closeWait, l.timeout()), func() { l.ended(nil) })
 	defer timer.Stop()
 	if !l.byed.Load() { // a machine may have said it in its own words
 		h := wire.Header{Type: wire.TypeBye}

@@ -289,13 +289,14 @@ func TestKeepalive(t *testing.T) {
 	stop(t, ra, rb)
 }
 
-// TestSlowHandlerIsNotSilence: while our own handler works, the peer's silence does not count.
+// TestSlowHandlerIsNotSilence: while our own handler works, the peer's silence does not count; and when it is done, a peer of a longer timeout is
+// heard because it is asked. One that does not even answer is silent.
 func TestSlowHandlerIsNotSilence(t *testing.T) {
 	ca, cb := config("a"), config("b")
 	ca.Timeout, cb.Timeout = 200*time.Millisecond, 10*time.Second
 	a, b := links(t, ca, cb)
-	rec := &recorder{stop: make(chan struct{})}
-	ra, rb := start(a, rec), start(b, &recorder{})
+	rec, other := &recorder{stop: make(chan struct{})}, &recorder{stop: make(chan struct{})}
+	ra, rb := start(a, rec), start(b, other)
 	b.Send(Control, &wire.Header{Type: wire.TypeHello}, nil, 0)
 	b.Flush(Control)
 	time.Sleep(3 * ca.Timeout)
@@ -303,10 +304,16 @@ func TestSlowHandlerIsNotSilence(t *testing.T) {
 		t.Errorf("ended: %v", err)
 	}
 	close(rec.stop)
-	// b's keepalives come every 2.5 s: now it is silence.
-	if err := ra.wait(t); !errors.Is(err, ErrSilent) {
+	time.Sleep(5 * ca.Timeout) // b's own keepalives come every 2.5 s
+	if err := a.failed(); err != nil {
+		t.Errorf("ended although the peer answers: %v", err)
+	}
+	a.Send(Control, &wire.Header{Type: wire.TypeHello}, nil, 0)
+	a.Flush(Control)
+	if err := ra.wait(t); !errors.Is(err, ErrSilent) { // b's reader is busy: now it is silence
 		t.Error(err)
 	}
+	close(other.stop)
 	rb.wait(t)
 }
 
@@ -715,4 +722,91 @@ func testAssist(t *testing.T, encrypt bool) {
 	if b.Assist(Control) {
 		t.Error("a link that has ended brought frames")
 	}
+}
+
+// TestRetune: compression, checksum and timeout change while frames are on their way; what was queued goes out as it was, and no frame is lost.
+func TestRetune(t *testing.T) {
+	modes(t, testRetune)
+}
+
+func testRetune(t *testing.T, encrypt bool) {
+	ca, cb := config("a"), config("b")
+	ca.Encrypt, cb.Encrypt = encrypt, encrypt
+	a, b := links(t, ca, cb)
+	sent, got := &recorder{}, &recorder{}
+	ra, rb := start(a, sent), start(b, got)
+	body := bytes.Repeat([]byte("what pays to be compressed. "), 4096/28+1)[:4096]
+	const each = 300
+	n := 0
+	for _, tune := range []Tuning{
+		{time.Second, wire.CompressionLZ4, wire.ChecksumXXHash},
+		{300 * time.Millisecond, wire.CompressionNone, wire.ChecksumNone},
+		{10 * time.Second, wire.CompressionLZ4, wire.ChecksumSHA256},
+		{200 * time.Millisecond, wire.CompressionHole, wire.ChecksumCRC32C},
+	} {
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := a.Retune(tune); err != nil {
+				t.Error(err)
+			}
+		})
+		for i := range each {
+			h := writeFrame(i*4096, 4096)
+			if err := a.Send(Data, h, body, uint32(n)); err != nil {
+				t.Fatal(err)
+			}
+			a.Flush(Data)
+			n++
+		}
+		wg.Wait()
+		h := writeFrame(0, 4096) // the next frame after Retune is of its kind
+		if err := a.Send(Data, h, body, uint32(n)); err != nil {
+			t.Fatal(err)
+		}
+		a.Flush(Data)
+		n++
+		until(t, "the frames", func() bool { k, _ := got.count(); return k == n })
+		got.mu.Lock()
+		last := got.frames[n-1]
+		got.mu.Unlock()
+		lz4 := tune.Compression == wire.CompressionLZ4
+		if last.h.Checksum != tune.Checksum || (last.h.Compression == wire.CompressionLZ4) != lz4 {
+			t.Errorf("after %+v a frame came with compression %d and checksum %d", tune, last.h.Compression, last.h.Checksum)
+		}
+	}
+	got.mu.Lock()
+	for i, f := range got.frames {
+		if !bytes.Equal(f.data, body) {
+			t.Fatalf("frame %d came with other data", i)
+		}
+	}
+	got.mu.Unlock()
+	time.Sleep(time.Second) // five of a's timeouts, a tenth of what b keeps
+	if err := a.failed(); err != nil {
+		t.Errorf("ended: %v", err)
+	}
+	if err := a.Retune(Tuning{Timeout: time.Millisecond}); err == nil {
+		t.Error("a timeout of a millisecond is taken")
+	}
+	until(t, "the tags", func() bool { _, k := sent.count(); return k == n })
+	stop(t, ra, rb)
+}
+
+// TestRetuneTimeout: a shorter timeout that comes while the link lives is the one that counts.
+func TestRetuneTimeout(t *testing.T) {
+	ca, cb := config("a"), config("b")
+	ca.Timeout, cb.Timeout = time.Minute, time.Minute
+	a, b := links(t, ca, cb)
+	mute := &recorder{stop: make(chan struct{})}
+	ra, rb := start(a, &recorder{}), start(b, mute)
+	a.Send(Control, &wire.Header{Type: wire.TypeHello}, nil, 0)
+	a.Flush(Control)
+	if err := a.Retune(Tuning{300 * time.Millisecond, wire.CompressionNone, wire.ChecksumCRC32C}); err != nil {
+		t.Fatal(err)
+	}
+	if err := ra.wait(t); !errors.Is(err, ErrSilent) {
+		t.Error(err)
+	}
+	close(mute.stop)
+	rb.wait(t)
 }

@@ -129,6 +129,10 @@ func (r *receiver) frame() error {
 
 func (r *receiver) deliver(h *wire.Header, payload []byte) {
 	if h.Type == wire.TypeKeepalive {
+		// Where much is queued, what is asked for is on its way.
+		if l := r.link; h.Aux == wire.KeepaliveAsk && l.send[Control-1].queued() < QueueFrames/2 {
+			l.keepalive(0)
+		}
 		return
 	}
 	r.busy.Store(true)

@@ -60,6 +60,7 @@ type sender struct {
 
 	order sync.Mutex // held through Send: encoding happens in queue order
 	enc   *wire.Encoder
+	next  atomic.Pointer[wire.Encoder] // of the next frame, if not nil: see Retune
 
 	mu      sync.Mutex
 	room    sync.Cond // slots were freed, or the drain ended
@@ -98,9 +99,6 @@ func (s *sender) init(l *Link, c *channel) {
 	s.sums = make([][wire.PrefixSize]byte, QueueFrames)
 	s.tags = make([]uint32, 0, batchFrames)
 	s.iov = make([]unix.Iovec, 0, 3*batchFrames)
-	if c.kind == Data && l.cfg.Compression == wire.CompressionLZ4 {
-		s.arena = make([]byte, arenaSize)
-	}
 	if s.tls != nil {
 		s.plain = make([]byte, 0, recordSize)
 		s.sock.take(false)
@@ -131,6 +129,9 @@ func (l *Link) Send(k Kind, h *wire.Header, payload []byte, tag uint32) error {
 	defer s.order.Unlock()
 	if err := s.await(k, len(payload)); err != nil {
 		return err
+	}
+	if s.next.Load() != nil {
+		s.enc = s.next.Swap(nil)
 	}
 	i := s.tail % QueueFrames // tail only moves here, under order
 	e := &s.slots[i]
@@ -171,7 +172,10 @@ func (l *Link) misuse(err error) error {
 func (s *sender) encode(h *wire.Header, payload []byte, i uint64) []byte {
 	var scratch []byte
 	start := s.arenaW
-	if s.arena != nil && s.enc.Wants(len(payload)) {
+	if s.enc.Wants(len(payload)) {
+		if s.arena == nil {
+			s.arena = make([]byte, arenaSize) // it stays, should compression be changed again: queued frames lie in it
+		}
 		n := uint64(wire.ScratchSize(len(payload)))
 		if at := start % arenaSize; at+n > arenaSize {
 			start += arenaSize - at // a payload is in one piece
@@ -198,7 +202,7 @@ func (s *sender) await(k Kind, n int) error {
 		return s.tail-s.head == QueueFrames || k == Control && n > 0 && s.bodies > 0 && s.bodies+n > queueBodies
 	}
 	if full() {
-		wait := time.AfterFunc(s.link.cfg.Timeout, func() { s.link.fail(errQueue) })
+		wait := time.AfterFunc(s.link.timeout(), func() { s.link.fail(errQueue) })
 		defer wait.Stop()
 	}
 	for {
@@ -369,8 +373,8 @@ func (s *sender) write(wait bool) error {
 			return unix.EAGAIN
 		case errno == unix.EAGAIN:
 			// Progress renews the limit, so it is the time for which the peer takes nothing.
-			if !s.sock.conn.AwaitRoom(s.link.cfg.Timeout) {
-				return fmt.Errorf("the peer took nothing on the %s connection for %v", s.kind, s.link.cfg.Timeout)
+			if limit := s.link.timeout(); !s.sock.conn.AwaitRoom(limit) {
+				return fmt.Errorf("the peer took nothing on the %s connection for %v", s.kind, limit)
 			}
 		default:
 			return fmt.Errorf("write to the %s connection: %w", s.kind, errno)

@@ -39,13 +39,8 @@ func tcpSelf(c *net.TCPConn) bool { return c.LocalAddr().String() == c.RemoteAdd
 // by the kernel after timeout (at least a second) with and without data under way. Buffer
 // sizes stay the kernel's: it grows them with the product of rate and delay, a fixed size ends that.
 func Tune(c *net.TCPConn, timeout time.Duration) error {
-	timeout = max(timeout, time.Second)
 	if err := c.SetNoDelay(true); err != nil {
 		return fmt.Errorf("TCP_NODELAY: %w", err)
-	}
-	beat := max(timeout/4, time.Second)
-	if err := c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: beat, Interval: beat, Count: 3}); err != nil {
-		return fmt.Errorf("keepalive: %w", err)
 	}
 	rc, err := c.SyscallConn()
 	if err != nil {
@@ -53,10 +48,28 @@ func Tune(c *net.TCPConn, timeout time.Duration) error {
 	}
 	var set error
 	err = rc.Control(func(fd uintptr) {
-		set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds()))
+		set = patience(timeout, func(level, option, value int) error { return unix.SetsockoptInt(int(fd), level, option, value) })
 	})
-	if err == nil && set != nil {
-		err = fmt.Errorf("TCP_USER_TIMEOUT: %w", set)
+	if err == nil {
+		err = set
 	}
 	return err
+}
+
+// patience sets how soon the kernel takes a silent peer for dead.
+func patience(timeout time.Duration, set func(level, option, value int) error) error {
+	timeout = max(timeout, time.Second)
+	beat := int(max(timeout/4, time.Second) / time.Second)
+	for _, o := range []struct{ level, option, value int }{
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, beat},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, beat},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 3},
+		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds())},
+	} {
+		if err := set(o.level, o.option, o.value); err != nil {
+			return fmt.Errorf("set how soon a silent peer is noticed (option %d): %w", o.option, err)
+		}
+	}
+	return nil
 }

@@ -83,6 +83,15 @@ func (c *Conn) Close() {
 	c.leave()
 }
 
+// Set sets a socket option that is a number. A closed Conn ignores it.
+func (c *Conn) Set(level, option, value int) error {
+	if !c.enter() {
+		return nil
+	}
+	defer c.leave()
+	return unix.SetsockoptInt(c.fd, level, option, value)
+}
+
 // CloseRead makes the reader see what has arrived and then the end.
 func (c *Conn) CloseRead() { c.shutdown(unix.SHUT_RD) }
 

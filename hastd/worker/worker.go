@@ -197,12 +197,18 @@ func (w *worker) applySettings(s *ipc.Settings, key []byte, reconnect bool) {
 	if len(key) > 0 {
 		w.key = key // a link that lives stays: it was proven with the old one
 	}
-	// What a link was made with can be changed only by a new one.
-	reconnect = reconnect || w.settings.Encrypt != s.Encrypt || w.settings.Compression != s.Compression ||
-		w.settings.Checksum != s.Checksum || w.settings.Timeout != s.Timeout
+	reconnect = reconnect || w.settings.Encrypt != s.Encrypt // that is what a link is made of
 	w.settings = *s
+	cfg, err := linkConfig(w.setup, s)
 	w.mu.Unlock()
 	w.eng.Settings(machineSettings(s))
+	if err == nil {
+		err = w.eng.Retune(peer.Tuning{Timeout: cfg.Timeout, Compression: cfg.Compression, Checksum: cfg.Checksum})
+	}
+	if err != nil {
+		w.log.Error("the connection to the peer does not follow the configuration, and is made anew", "err", err)
+		reconnect = true
+	}
 	if reconnect {
 		w.eng.DropPeer("the configuration changed")
 	}

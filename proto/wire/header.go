@@ -59,11 +59,14 @@ const (
 	// TypeSyncDone tells the target (or, where the primary was the target, the source) that both copies are equal. Answered by SyncDoneOK.
 	TypeSyncDone
 	TypeSyncDoneOK
-	// TypeKeepalive has no answer; every frame counts as a sign of life.
+	// TypeKeepalive is a sign of life, as every frame is. With Aux = KeepaliveAsk it is answered by one without.
 	TypeKeepalive
 	// TypeBye announces an orderly end: Aux = reason code; the payload is a message for people, at most 512 bytes.
 	TypeBye
 )
+
+// KeepaliveAsk in the Aux of a Keepalive asks for one in return.
+const KeepaliveAsk = 1
 
 // Flags of a frame.
 const (

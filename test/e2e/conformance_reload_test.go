@@ -12,7 +12,7 @@ import (
 // TestReloadKeepsTheDevice: every setting that HAST changes in a running worker is changed in one here, under an open device, and is
 // in force on the next connection as well.
 func TestReloadKeepsTheDevice(t *testing.T) {
-	l, a := faultyUp(t, lab.Options{Resource: "replication = \"fullsync\"\nchecksum = \"crc32c\"\ncompression = \"hole\"\ntimeout = \"2s\"\nmetaflush = true\nidle_clean = \"60s\"\n"})
+	l, a := faultyUp(t, lab.Options{Resource: "replication = \"fullsync\"\nchecksum = \"crc32c\"\ncompression = \"hole\"\ntimeout = \"8s\"\nmetaflush = true\nidle_clean = \"60s\"\n"})
 	hook(t, l.A, "")
 	a.fill(0, 8*mib, 1)
 	until(t, 10*time.Second, "clean", is(l.A, connected))
@@ -21,16 +21,13 @@ func TestReloadKeepsTheDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	const lost = "connection to the peer lost"
-	for i, c := range []struct {
-		old, new string
-		again    bool // the connection is made anew
-	}{
-		{`replication = "fullsync"`, `replication = "async"`, false},
-		{`metaflush = true`, `metaflush = false`, false},
-		{`idle_clean = "60s"`, "idle_clean = \"50s\"\nexec = \"/etc/hast/hook\"", false},
-		{`checksum = "crc32c"`, `checksum = "sha256"`, true},
-		{`compression = "hole"`, `compression = "lz4"`, true},
-		{`timeout = "2s"`, `timeout = "3s"`, true},
+	for i, c := range []struct{ old, new string }{
+		{`replication = "fullsync"`, `replication = "async"`},
+		{`metaflush = true`, `metaflush = false`},
+		{`idle_clean = "60s"`, "idle_clean = \"50s\"\nexec = \"/etc/hast/hook\""},
+		{`checksum = "crc32c"`, `checksum = "sha256"`},
+		{`compression = "hole"`, `compression = "lz4"`},
+		{`timeout = "8s"`, `timeout = "1s"`}, // less than the peer is silent by itself
 	} {
 		before := logged(t, l.A, lost)
 		edit(t, l.A, c.old, c.new)
@@ -41,17 +38,22 @@ func TestReloadKeepsTheDevice(t *testing.T) {
 		if r, err := status(l.A); err != nil || r.Worker != begun.Worker || r.Role != "primary" {
 			t.Errorf("%s: %+v, %v", c.new, r, err)
 		}
-		if again := logged(t, l.A, lost) > before; again && !c.again {
+		if logged(t, l.A, lost) > before {
 			t.Errorf("%s took a new connection", c.new)
 		}
 	}
+	before := logged(t, l.A, lost)
+	time.Sleep(3 * time.Second) // idle: three of the new timeouts
+	if logged(t, l.A, lost) > before {
+		t.Error("the new timeout ended an idle connection to a peer that has the old one")
+	}
 	apart(t, l)
-	hasCalls(t, l.A, "disconnect data", 4) // three of them by our reloads
+	hasCalls(t, l.A, "disconnect data", 1)
 	if err := l.Heal(); err != nil {
 		t.Fatal(err)
 	}
 	until(t, 20*time.Second, "connected", is(l.A, connected))
-	hasCalls(t, l.A, "connect data", 4)
+	hasCalls(t, l.A, "connect data", 1)
 	// What was reloaded is what the worker does, and not only what status says.
 	flushes := stat(t, l.A).Flushes
 	fault(t, l.B, "delay write ms=1000 len=%d", 32*mib)
