@@ -65,11 +65,14 @@ const (
 	FlagCrashed
 	// FlagRebooted: and the kernel went down with it, so that what its disk had not flushed may be gone.
 	FlagRebooted
+	// FlagMerged: the marks were taken over from the peer in a handshake, and no session has begun since. They are no sign that this
+	// copy has anything which the peer lacks.
+	FlagMerged
 
 	flagsEnd
 )
 
-var flagNames = [...]string{"primary", "served", "clean", "flush-failed", "frozen", "connected", "peer-off", "standalone", "all-dirty", "intact", "crashed", "rebooted"}
+var flagNames = [...]string{"primary", "served", "clean", "flush-failed", "frozen", "connected", "peer-off", "standalone", "all-dirty", "intact", "crashed", "rebooted", "merged"}
 
 // String returns the names of the flags, separated by commas, or "none".
 func (f Flags) String() string {

@@ -170,6 +170,7 @@ func (c *core) loadActive() {
 	if c.cfg.AllActive || c.sb.Doubt != "" || c.sb.Flags&extent.FlagAllDirty != 0 {
 		// Until every page says so itself, the superblock has to.
 		c.sb.Flags |= extent.FlagAllDirty
+		c.sb.Flags &^= extent.FlagMerged
 		c.version++
 		for e := extent.Extent(0); e < c.geo.Extents(); e++ {
 			if c.cfg.AllActive || c.sb.Doubt != "" || !c.never.Test(e) {

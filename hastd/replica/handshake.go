@@ -34,7 +34,7 @@ func (c *core) helloNow(r proto.Role, served bool) hello {
 			Node: c.cfg.Node, Role: r,
 			Resource: c.sb.Resource, Current: c.sb.Current, Base: c.sb.Base, History: c.sb.History,
 			Data: c.sb.Data, Epoch: c.sb.Epoch, SyncID: c.sb.SyncID, SyncRole: c.sb.SyncRole,
-			Marks: c.dirty.Count() > 0, Blank: c.sb.Current.IsZero(),
+			Marks: c.dirty.Count() > 0, Merged: c.sb.Flags&extent.FlagMerged != 0, Blank: c.sb.Current.IsZero(),
 			Crashed: c.crashed, Rebooted: c.rebooted, Intact: c.intact, Served: served,
 			Mode: c.crashMode(), DataSize: c.geo.DataSize, ExtentSize: c.geo.ExtentSize, Logical: c.geo.Logical,
 			Forced: c.sb.Forced != 0, FlushFailed: c.sb.Flags&extent.FlagFlushFailed != 0,

@@ -33,6 +33,7 @@ const (
 	hsServed
 	hsForced
 	hsFlushFailed
+	hsMerged
 )
 
 // helloSize is the fixed size of a HELLO body in bytes.
@@ -95,7 +96,7 @@ func (h *hello) encode(dst []byte) []byte {
 	e.node(h.Epoch.Node)
 	e.id(h.SyncID)
 	var f uint32
-	for i, b := range []bool{h.Marks, h.Blank, h.Crashed, h.Rebooted, h.Intact, h.Served, h.Forced, h.FlushFailed} {
+	for i, b := range []bool{h.Marks, h.Blank, h.Crashed, h.Rebooted, h.Intact, h.Served, h.Forced, h.FlushFailed, h.Merged} {
 		if b {
 			f |= 1 << i
 		}
@@ -134,7 +135,7 @@ func decodeHello(b []byte) (h hello, err error) {
 	f := d.u32()
 	h.Marks, h.Blank, h.Crashed, h.Rebooted = f&hsMarks != 0, f&hsBlank != 0, f&hsCrashed != 0, f&hsRebooted != 0
 	h.Intact, h.Served, h.Forced = f&hsIntact != 0, f&hsServed != 0, f&hsForced != 0
-	h.FlushFailed = f&hsFlushFailed != 0
+	h.FlushFailed, h.Merged = f&hsFlushFailed != 0, f&hsMerged != 0
 	h.DataSize = proto.Offset(d.u64())
 	h.ExtentSize = d.u32()
 	h.Logical = d.u32()

@@ -185,12 +185,13 @@ func TestHelloFlags(t *testing.T) {
 		func(h *hello) { h.Served = true },
 		func(h *hello) { h.Forced = true },
 		func(h *hello) { h.FlushFailed = true },
+		func(h *hello) { h.Merged = true },
 	} {
 		h := sampleHello()
 		h.Marks, h.Crashed, h.Intact, h.Forced = false, false, false, false
 		set(&h)
 		b := h.encode(nil)
-		if want := []byte{1 << i, 0, 0, 0}; !bytes.Equal(b[at:at+4], want) {
+		if want := binary.LittleEndian.AppendUint32(nil, 1<<i); !bytes.Equal(b[at:at+4], want) {
 			t.Errorf("flag %d is encoded as %x", i, b[at:at+4])
 		}
 		if got, err := decodeHello(b); err != nil || got != h {
@@ -350,7 +351,7 @@ func TestHelloRoundTrip(t *testing.T) {
 				Data:  proto.DataState(rapid.ByteRange(1, 4).Draw(t, "data")),
 				Epoch: drawEpoch(t), SyncID: drawID(t, "session"), SyncRole: rapid.ByteRange(0, 2).Draw(t, "part"),
 				Marks: yes("marks"), Blank: yes("blank"), Crashed: yes("crashed"), Rebooted: yes("rebooted"), Intact: yes("intact"),
-				Served: yes("served"), Forced: yes("forced"), FlushFailed: yes("flush failed"), Mode: drawMode(t),
+				Served: yes("served"), Forced: yes("forced"), FlushFailed: yes("flush failed"), Merged: yes("merged"), Mode: drawMode(t),
 				DataSize: proto.Offset(rapid.Uint64().Draw(t, "size")), ExtentSize: rapid.Uint32().Draw(t, "extent"), Logical: rapid.Uint32().Draw(t, "logical"),
 			},
 			GenSince: rapid.Int64().Draw(t, "since"), GenNode: drawNode(t, "by"), Dirty: rapid.Uint64().Draw(t, "dirty"),

@@ -105,6 +105,12 @@ func (m *Primary) judge() {
 	if a == role.SourceFull {
 		m.fullMarks()
 	}
+	if m.dirty.Count() == 0 && !m.served {
+		// What the peer has marked it may have alone (async's lag). The superblock comes before the pages: should this handshake be cut
+		// short, the marks do not make a source of this copy in the next one.
+		m.sb.Flags |= extent.FlagMerged
+		m.touch()
+	}
 	m.step = hsMarksIn
 }
 
@@ -166,6 +172,7 @@ func (m *Primary) beginSuper() {
 	}
 	a := m.verdict.mine.Action
 	m.sb.Flags &^= extent.FlagFrozen // of a former term; thaw ends this one's
+	m.sb.Flags &^= extent.FlagMerged
 	if !m.promoted && !m.permitted {
 		m.promote(m.peer.Epoch.Number)
 		m.thaw(frPolicy)

@@ -241,6 +241,7 @@ func (m *Secondary) onStartFrame(body []byte) {
 		m.sb.Mode = 0
 	}
 	m.sb.Mode = max(m.sb.Mode, s.Mode)
+	m.sb.Flags &^= extent.FlagMerged
 	if m.sb.Resource.IsZero() {
 		m.sb.Resource = s.Resource
 	}

@@ -95,6 +95,7 @@ func (m *Primary) arrive(ev *Event) {
 func (m *Primary) serve() {
 	m.served = true
 	m.sb.Flags |= extent.FlagServed
+	m.sb.Flags &^= extent.FlagMerged // marks are its own from now on
 	m.touched()
 	m.serveVer = m.touch()
 	m.frozen |= frServe

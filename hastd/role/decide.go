@@ -163,8 +163,8 @@ func sourceOfEqual(mine, theirs *Side) bool {
 	}
 	// Neither crashed. What has no marks has nothing that the other lacks; what has them may
 	// hold writes that async acknowledged and the link lost.
-	if mine.Marks != theirs.Marks {
-		return mine.Marks
+	if m, t := own(mine), own(theirs); m != t {
+		return m
 	}
 	if mine.Role != theirs.Role {
 		return mine.Role == proto.RolePrimary
@@ -174,6 +174,9 @@ func sourceOfEqual(mine, theirs *Side) bool {
 	}
 	return less(theirs.Node, mine.Node)
 }
+
+// own reports whether s has marks of its own making.
+func own(s *Side) bool { return s.Marks && !s.Merged }
 
 func serving(s *Side) bool { return s.Role == proto.RolePrimary && s.Served }
 

@@ -61,6 +61,7 @@ var states = []variant{
 var marks = []variant{
 	func(s *Side) {},
 	func(s *Side) { s.Marks = true },
+	func(s *Side) { s.Marks, s.Merged = true, true },
 }
 
 var crashes = []variant{
@@ -270,6 +271,7 @@ func TestNamedCases(t *testing.T) {
 		s.Current, s.Blank, s.Resource, s.Data = proto.ID{}, true, proto.ID{}, proto.DataConsistent
 	}
 	marked := func(s *Side) { s.Marks = true }
+	merged := func(s *Side) { s.Marks, s.Merged = true, true }
 	intact := func(s *Side) { s.Intact = true }
 	crashed := func(s *Side) { s.Crashed, s.Marks = true, true }
 	rebooted := func(s *Side) { s.Crashed, s.Rebooted, s.Marks = true, true, true }
@@ -313,6 +315,9 @@ func TestNamedCases(t *testing.T) {
 		{"one side restarted cleanly", list{served}, list{}, NoSync, 22},
 		{"equal ids, dirty bits on the secondary only", list{served}, list{marked}, Source, 23},
 		{"equal ids, bits of an async lag on a demoted primary", list{primary}, list{marked, async}, Target, 23},
+		{"... which the next primary took over, and the link went", list{primary, merged}, list{marked, async}, Target, 23},
+		{"... and both of them restarted", list{merged}, list{primary, marked, async}, Target, 23},
+		{"equal ids, bits on both, taken over by both", list{primary, merged}, list{merged}, Source, 23},
 		{"equal ids, bits on both", list{primary, marked}, list{marked}, Source, 23},
 		{"primary's worker died, nobody noticed", list{primary, crashed}, list{intact}, Source, 23},
 		{"primary rebooted, survivor waits", list{primary, rebooted}, list{intact}, Target, 23},

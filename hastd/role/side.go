@@ -18,6 +18,7 @@ type Side struct {
 	SyncID   proto.ID // unfinished sync session
 	SyncRole uint8    // in it: 0 none, 1 source, 2 target
 	Marks    bool     // has dirty blocks (active extents of a crash count)
+	Merged   bool     // and they are the peer's: taken over in a handshake after which no session began
 	Blank    bool     // created, never written, no generation yet
 	Crashed  bool     // was primary and was not cleanly demoted before this start
 	Rebooted bool     // and the kernel restarted since: its volatile disk cache may be lost
