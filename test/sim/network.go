@@ -42,8 +42,8 @@ type link struct {
 	silent  [2]bool // what this node sends is lost
 
 	verdict     [2]role.Action // as sent
-	started     bool
-	before      [2][]bool // dirty bits at EvPeerUp (rule 4)
+	target      bool           // START was sent, and makes the secondary's copy one that counts for nothing until its sync is done
+	before      [2][]bool      // dirty bits at EvPeerUp (rule 4)
 	established bool
 	moved       int // blocks of data that the sync sent
 	bound       int // blocks marked when the session began; -1: not counted
@@ -102,6 +102,9 @@ func (w *world) join(a, b *node) {
 	if w.opt.Cut > 0 && w.faults && w.rnd.one(12) { // a handshake is short, and is to be lost at each of its steps
 		w.after(w.rnd.skew(50*usec, 6*msec), func() { w.cut(l) })
 	}
+	if w.opt.GreetCut && w.faults && w.rnd.one(2) {
+		w.after(w.rnd.skew(50*usec, 8*msec), func() { w.spoilHandshake(l) })
+	}
 	first, second := a, b
 	if w.rnd.one(2) {
 		first, second = b, a
@@ -112,6 +115,16 @@ func (w *world) join(a, b *node) {
 			n.step(&replica.Event{Kind: replica.EvPeerUp, Conn: l.end[n.id].conn})
 		}
 	}
+}
+
+// spoilHandshake ends a link soon after its beginning.
+func (w *world) spoilHandshake(l *link) {
+	n := w.nodes[w.rnd.n(2)]
+	if n.link != l || !w.faults || w.rnd.one(2) {
+		w.cut(l)
+		return
+	}
+	w.crash(n)
 }
 
 // transmit takes a frame from node n.

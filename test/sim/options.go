@@ -31,6 +31,7 @@ type Options struct {
 	AloneError int  // of a flush on a primary that has just lost its peer, and of that flush only: what it loses the peer still has
 	PageError  int  // of the flush of a metadata transaction with a page of the bitmap
 	GreetError int  // of a flush, of data or metadata, while a handshake or the end of a sync is under way
+	GreetCut   bool // every other handshake is cut, or ends with one of the two workers
 	DoubtError int  // of a flush while a metadata transaction is under way: it loses what that has written, and the transaction's own flush does not tell
 	ErrorNode  int  // the node whose disk fails: 0, 1, or 2 for either
 	Stall      int  // per million disk operations take seconds
@@ -93,7 +94,7 @@ func (o *Options) drawMore(r random) {
 	o.Single = r.one(3)
 	o.SlowMount = r.one(4)
 	o.Moved = r.one(2)
-	o.drawRare(random{r.next()*0x9e3779b97f4a7c15 + 11})
+	o.drawRare(random{r.next()*0x9e3779b97f4a7c15 + 31})
 }
 
 // drawRare does the same for the newest parts.
@@ -101,6 +102,7 @@ func (o *Options) drawRare(r random) {
 	if o.FlushError > 0 {
 		o.GreetError = pick(&r, 0, 0, 0, 30000, 200000)
 	}
+	o.GreetCut = o.Cut > 0 && r.one(4)
 }
 
 func pick(r *random, v ...int) int { return v[r.n(len(v))] }

@@ -24,6 +24,9 @@ func (w *world) seeFrame(l *link, n *node, f *frame) {
 			}
 		}
 		return
+	case wire.TypeStart:
+		a := role.Action(f.body[4]) // the secondary's; the last byte says that its copy stays whole
+		l.target = (a == role.Target || a == role.TargetFull) && f.body[len(f.body)-1] == 0
 	case wire.TypeHello:
 		if n.m.Status().DirtyBytes == 0 {
 			clear(l.before[n.id]) // the old connection's sync ended meanwhile; only its pages are still on their way
