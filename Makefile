@@ -50,7 +50,7 @@ START ?=
 test:
 	sh test/setup.sh
 	$(GO) vet ./...
-	CI=true SIM_SEEDS=500 $(GO) test -count=1 -p 2 -timeout 5m $$($(GO) list ./... | grep -v -e /test/e2e -e /device/fuse)
+	CI=true SIM_SEEDS=3000 $(GO) test -count=1 -p 2 -timeout 5m $$($(GO) list ./... | grep -v -e /test/e2e -e /device/fuse)
 	CI=true $(GO) test -count=1 -timeout 9m ./hastd/device/fuse
 	CI=true $(GO) test -count=1 -timeout 9m ./test/e2e
 
