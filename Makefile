@@ -52,7 +52,7 @@ test:
 	$(GO) vet ./...
 	CI=true SIM_SEEDS=3000 $(GO) test -count=1 -p 2 -timeout 5m $$($(GO) list ./... | grep -v -e /test/e2e -e /device/fuse)
 	CI=true $(GO) test -count=1 -timeout 9m ./hastd/device/fuse
-	CI=true $(GO) test -count=1 -timeout 9m ./test/e2e
+	CI=true $(GO) test -count=1 -timeout 15m ./test/e2e
 
 # One range of seeds: make sim SEEDS=100000 START=1
 sim:
