@@ -45,9 +45,18 @@ func (w *world) issue() {
 	if w.rnd.one(40) {
 		d = w.rnd.skew(10*msec, 9*sec)
 	}
+	if w.chasing() {
+		d = w.rnd.skew(5*usec, 500*usec) // a piece is under way for a millisecond
+	}
 	w.issuing = true
 	w.after(d, w.issue)
 }
+
+// chasing reports whether clients are to write where a sync is at work.
+func (w *world) chasing() bool { return w.opt.Chase && w.syncAt > 0 && w.now-w.syncAt < 5*msec }
+
+// syncing notes where a sync is at work.
+func (w *world) syncing(first, n int) { w.syncSpot, w.syncLen, w.syncAt = first, n, w.now }
 
 // server picks a node whose device is there; with split brain there may be two.
 func (w *world) server() *node {
@@ -86,6 +95,9 @@ func (w *world) draw(n *node) *request {
 		cnt = r.between(1, 40)
 	}
 	k := r.n(100)
+	if w.chasing() && r.one(2) {
+		at, k = max(0, w.syncSpot+r.n(w.syncLen))/step, k%58 // in the piece; written, not read
+	}
 	if k >= 85 && w.opt.AloneError > 0 && !r.one(6) {
 		k = 0 // where a flush is to lose something, there has to be something to lose, which neither a client nor a full map had flushed
 	}

@@ -238,6 +238,9 @@ func (n *node) submit(e *replica.Effect) {
 		copy(op.vers, n.content(e.Tag, e.Op, cnt))
 		w.ruleMarkedFirst(n, e, first, cnt)
 	}
+	if e.Op == proto.OpRead && n.role == proto.RolePrimary && int(e.Tag) >= appTags {
+		w.syncing(first, cnt)
+	}
 	w.ruleStreamOrder(n, e)
 	inc, tag := n.inc, e.Tag
 	n.disk.submit(op, func(errno proto.Errno) {

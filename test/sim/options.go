@@ -32,6 +32,7 @@ type Options struct {
 	PageError  int  // of the flush of a metadata transaction with a page of the bitmap
 	GreetError int  // of a flush, of data or metadata, while a handshake or the end of a sync is under way
 	GreetCut   bool // every other handshake is cut, or ends with one of the two workers
+	Chase      bool // clients write where a sync is at work
 	DoubtError int  // of a flush while a metadata transaction is under way: it loses what that has written, and the transaction's own flush does not tell
 	ErrorNode  int  // the node whose disk fails: 0, 1, or 2 for either
 	Stall      int  // per million disk operations take seconds
@@ -103,6 +104,8 @@ func (o *Options) drawRare(r random) {
 		o.GreetError = pick(&r, 0, 0, 0, 30000, 200000)
 	}
 	o.GreetCut = o.Cut > 0 && r.one(4)
+	chase := random{r.next()*0xd1342543de82ef95 + 6}
+	o.Chase = chase.one(6)
 }
 
 func pick(r *random, v ...int) int { return v[r.n(len(v))] }

@@ -47,6 +47,9 @@ func (w *world) seeFrame(l *link, n *node, f *frame) {
 	if l.established && h.Flags&wire.FlagSync != 0 && (h.Type == wire.TypeWrite || h.Type == wire.TypeData || h.Type == wire.TypeZero) {
 		l.moved += int(h.Length / proto.BlockSize)
 	}
+	if h.Flags&wire.FlagSync != 0 && h.Type < wire.TypeAck && h.Length > 0 {
+		w.syncing(int(h.Offset/sector)-w.skip, int(h.Length/sector))
+	}
 	a, b := l.verdict[0], l.verdict[1]
 	switch {
 	case a == 0 || b == 0:

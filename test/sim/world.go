@@ -53,6 +53,9 @@ type world struct {
 
 	opsLeft, acked int
 	issuing        bool
+	syncSpot       int // the sectors that a sync was at, and when
+	syncLen        int
+	syncAt         Time
 	spot           int
 	lastVer        version
 

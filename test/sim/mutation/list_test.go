@@ -53,7 +53,7 @@ var list = []mutation{
 		"rule01,rule03", 50, false},
 	{"the sync takes no range lock", replica + "sync.go",
 		"	if !m.locks.Acquire(uint32(t), blockSpan(first, n)) {\n		panic(\"replica: a sync piece has to wait for its lock\")\n	}\n", "	r.locked = false\n",
-		"rule03,equal,rule10,rule02", 4000, false},
+		"contract,rule03,equal,rule10", 4000, false},
 	{"an extent leaves the map before its bits are stable", replica + "core.go",
 		"	return !c.pageMod[p] && !c.pageInFlight(p) && !c.unsaved.Test(e)", "	return p >= 0",
 		"rule03,equal", 2000, false},
