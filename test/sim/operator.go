@@ -450,6 +450,10 @@ func (w *world) forceSplit() {
 
 // endSplit lets the two primaries meet, and then does what their message says.
 func (w *world) endSplit(tries int) {
+	if w.cutOff && w.op.busy { // the second one is not primary yet: they are not to meet before
+		w.after(sec, func() { w.endSplit(tries) })
+		return
+	}
 	w.cutOff = false
 	w.after(6*sec, func() {
 		a, b := w.nodes[0], w.nodes[1]
