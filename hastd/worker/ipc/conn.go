@@ -127,6 +127,10 @@ func rawFD(f *os.File) (n int, err error) {
 // Message.Files has names, in that order. io.EOF: the other process has closed its end or is dead.
 func (c *Conn) Recv() (*Message, []*os.File, error) {
 	n, oobn, flags, _, err := c.c.ReadMsgUnix(c.rbuf, c.oob)
+	if errors.Is(err, unix.ECONNRESET) {
+		// The other process ended with something of ours unread, which is told once, and before its own last words.
+		n, oobn, flags, _, err = c.c.ReadMsgUnix(c.rbuf, c.oob)
+	}
 	files, ferr := takeFiles(c.oob[:oobn])
 	fail := func(err error) (*Message, []*os.File, error) {
 		CloseAll(files)

@@ -141,3 +141,21 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestLastWordsOfTheOther: what a process has sent before it ended is received, even if it ended with something of ours unread.
+func TestLastWordsOfTheOther(t *testing.T) {
+	a, b := pair(t)
+	if err := a.Send(&Message{Kind: KindAsk, ID: 1}, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Send(&Message{Kind: KindStopped, Text: "why"}, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	if m, _, err := a.Recv(); err != nil || m.Text != "why" {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	if _, _, err := a.Recv(); !errors.Is(err, io.EOF) {
+		t.Errorf("then %v", err)
+	}
+}
