@@ -810,3 +810,21 @@ func TestRetuneTimeout(t *testing.T) {
 	close(mute.stop)
 	rb.wait(t)
 }
+
+// TestByeAfterTheData: the data connection's end may be seen before the words that go with it.
+func TestByeAfterTheData(t *testing.T) {
+	a, b := links(t, config("a"), config("b"))
+	ra, rb := start(a, &recorder{}), start(b, &recorder{})
+	a.send[Data-1].sock.conn.CloseWrite()
+	time.Sleep(30 * time.Millisecond)
+	text := "why"
+	if err := a.Send(Control, &wire.Header{Type: wire.TypeBye}, []byte(text), 0); err != nil {
+		t.Fatal(err)
+	}
+	a.Flush(Control)
+	var bye *Bye
+	if err := rb.wait(t); !errors.As(err, &bye) || bye.Text != text {
+		t.Errorf("the peer saw %v", err)
+	}
+	ra.wait(t)
+}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"hast/proto"
 	"hast/proto/wire"
@@ -85,9 +86,27 @@ func (r *receiver) run() {
 		}
 		r.turn.Unlock()
 		if err != nil {
+			r.awaitBye(err)
 			r.link.ended(err)
 			return
 		}
+	}
+}
+
+// byeWait is how long the end of the data connection waits for what the control connection still has: its reader may be scheduled later, not
+// by much.
+const byeWait = 200 * time.Millisecond
+
+// awaitBye lets the peer's last words count, when it has closed both connections: the end of this one says less.
+func (r *receiver) awaitBye(err error) {
+	if r.kind != Data || !errors.Is(err, io.EOF) {
+		return
+	}
+	t := time.NewTimer(byeWait)
+	defer t.Stop()
+	select {
+	case <-r.link.done:
+	case <-t.C:
 	}
 }
 

@@ -299,6 +299,7 @@ func (n *node) failedLocally(op proto.Op) {
 	p, o := w.peerOf(n), w.oracleOf(n)
 	switch {
 	case n.link != nil && !(w.lags() && alone) && w.super(p.id).Data == proto.DataUpToDate && o.holds(p):
+		n.flushLost = n.flushLost || op == proto.OpFlush && alone // if the handshake ends as it began
 	case op == proto.OpFlush && w.standsBy(p, n) && !(n.link != nil && n.link.target):
 		n.flushLost = true // it is the source when they meet, and then has to be as good as now
 	default:

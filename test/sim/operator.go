@@ -92,8 +92,9 @@ func (w *world) crash(n *node) {
 func (w *world) workerEnds(n *node) {
 	n.lastDeath = w.now
 	p := w.peerOf(n)
-	if p.lostVolatile && !n.promoted && (!n.orderly || n.metaFailed) {
-		w.oracleOf(n).dropVolatile() // the other one lost its cache, and this one can't prove any more, or not write down, that it has everything
+	lost := p.lostVolatile || p.flushLost && w.opt.Mode != proto.ModeFullsync
+	if lost && !n.promoted && (!n.orderly || n.metaFailed) {
+		w.oracleOf(n).dropVolatile() // the other one lost what it had in its cache, and this one can't prove any more, or not write down, that it has everything
 	}
 	n.intact = false
 }
