@@ -308,13 +308,12 @@ func (e *Engine) DropPeer(why string) {
 // Retune changes how this node sends and waits on the present link, and on those to come whatever they were made with.
 func (e *Engine) Retune(t peer.Tuning) error {
 	e.mu.Lock()
+	defer e.unlock()
 	e.tuning = &t
-	l := e.link
-	e.unlock()
-	if l == nil {
+	if e.link == nil {
 		return nil
 	}
-	return l.Retune(t)
+	return e.link.Retune(t) // under mu, as in runLink: the newest is the last
 }
 
 func (e *Engine) runLink(ctx context.Context, l *peer.Link) {
@@ -327,11 +326,11 @@ func (e *Engine) runLink(ctx context.Context, l *peer.Link) {
 	e.link = l
 	e.live.Store(l)
 	e.conn++
-	conn, tuning := e.conn, e.tuning
-	e.mu.Unlock()
-	if tuning != nil { // the configuration changed after the link was asked for
-		_ = l.Retune(*tuning) // what the kernel refused of it, our own watch does
+	conn := e.conn
+	if e.tuning != nil { // the configuration changed after the link was asked for
+		_ = l.Retune(*e.tuning) // what the kernel refused of it, our own watch does
 	}
+	e.mu.Unlock()
 	e.stepNow(&replica.Event{Kind: replica.EvPeerUp, Conn: conn})
 	h := &handler{e: e, conn: conn}
 	err := l.Run(ctx, h)
