@@ -249,8 +249,10 @@ func TestInterruptedSync(t *testing.T) {
 	sameDisks(t, l)
 }
 
-// TestSyncPieceFails: what could not be stored stays marked, and nobody calls the copies equal.
-func TestSyncPieceFails(t *testing.T) {
+// spoiltSync lets a sync of 8 MiB meet a disk that fails by rule, with its %d at 10 MiB, and returns what status says of the primary a while after
+// that. Nobody has called the sync done.
+func spoiltSync(t *testing.T, of func(*lab.Lab) *lab.Node, rule string) (*lab.Lab, *app, resource) {
+	t.Helper()
 	l, a := faultyUp(t, lab.Options{Resource: hooked + `timeout = "3s"`})
 	hook(t, l.A, "")
 	hook(t, l.B, "")
@@ -258,17 +260,26 @@ func TestSyncPieceFails(t *testing.T) {
 	until(t, 10*time.Second, "clean", is(l.A, connected))
 	gone(t, l)
 	a.fill(8*mib, 8*mib, 2)
-	before := stat(t, l.B)
-	fault(t, l.B, "fail write from=%d len=65536", 10*mib)
+	before := stat(t, of(l))
+	fault(t, of(l), rule, 10*mib)
 	back(t, l)
-	met(t, l.B, before)
+	met(t, of(l), before)
 	time.Sleep(3 * time.Second)
 	r, err := status(l.A)
-	if err != nil || r.State == "connected" || r.Dirty < 65536 || r.PeerData != "inconsistent" {
-		t.Errorf("after a piece that failed: %+v, %v", r, err)
+	if err != nil {
+		t.Fatal(err)
 	}
 	if calls := hooksOf(t, l.A); count(calls, "syncdone data") != 0 {
 		t.Errorf("hooks: %q", calls)
+	}
+	return l, a, r
+}
+
+// TestSyncPieceFails: what could not be stored stays marked, and nobody calls the copies equal.
+func TestSyncPieceFails(t *testing.T) {
+	l, a, r := spoiltSync(t, func(l *lab.Lab) *lab.Node { return l.B }, "fail write from=%d len=65536")
+	if r.State == "connected" || r.Dirty < 65536 || r.PeerData != "inconsistent" {
+		t.Errorf("after a piece that failed: %+v", r)
 	}
 	if b, _ := status(l.B); b.Data != "inconsistent" {
 		t.Errorf("the target says that it is %s", b.Data)
@@ -287,24 +298,9 @@ func TestSyncPieceFails(t *testing.T) {
 
 // TestSyncReadFails: the same for a block that the source can't read.
 func TestSyncReadFails(t *testing.T) {
-	l, a := faultyUp(t, lab.Options{Resource: hooked + `timeout = "3s"`})
-	hook(t, l.A, "")
-	hook(t, l.B, "")
-	a.fill(0, 32*mib, 1)
-	until(t, 10*time.Second, "clean", is(l.A, connected))
-	gone(t, l)
-	a.fill(8*mib, 8*mib, 2)
-	before := stat(t, l.A)
-	fault(t, l.A, "fail read from=%d len=4096", 10*mib)
-	back(t, l)
-	met(t, l.A, before)
-	time.Sleep(3 * time.Second)
-	r, err := status(l.A)
-	if err != nil || r.Dirty < 4096 || connected(r) {
-		t.Errorf("after a block that can't be read: %+v, %v", r, err)
-	}
-	if calls := hooksOf(t, l.A); count(calls, "syncdone data") != 0 {
-		t.Errorf("hooks: %q", calls)
+	l, a, r := spoiltSync(t, func(l *lab.Lab) *lab.Node { return l.A }, "fail read from=%d len=4096")
+	if r.Dirty < 4096 || connected(r) {
+		t.Errorf("after a block that can't be read: %+v", r)
 	}
 	t.Logf("%s, %d bytes dirty, %q", r.State, r.Dirty, r.Why)
 	fault(t, l.A, "clear")
